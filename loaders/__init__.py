@@ -1,0 +1,1 @@
+"""Feeds batches of a corpus to host and GPU memory."""

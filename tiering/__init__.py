@@ -1,0 +1,1 @@
+"""Moves training corpora between object, block, file and memory tiers, verified end to end."""

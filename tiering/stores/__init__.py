@@ -1,0 +1,1 @@
+"""Stores: where bytes lie. `base` states the contract; one module per kind of medium keeps it."""

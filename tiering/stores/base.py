@@ -1,0 +1,156 @@
+"""The contract every store keeps. One conformance suite (tests/conformance) holds all of them to it.
+
+A store maps keys (see `tiering.keys`) to immutable runs of bytes.
+
+Atomicity: a key holds either the old bytes or the new ones, whole. A write that fails, or whose process is
+killed at any instant, leaves the key as it was. Readers that opened the old bytes may finish reading them.
+
+Durability: when `write` returns, the bytes survive the end of the process, and of the machine where the
+medium can. When `delete` returns, the key is gone for every later call.
+
+Visibility: a completed `write` or `delete` is seen at once by every later `stat`, `read` and `list`,
+from any thread or process.
+
+Ranges are half-open: ``[offset, offset + len(buffer))``. A range that reaches past the end of the object
+is `Corrupt`, never a short read: offsets come from manifests, so a shorter object is a damaged one.
+
+Errors: `NotFound` (no such key), `Conflict` (``if_absent`` and the key exists), `CapacityExceeded` (no room),
+`Corrupt` (truncated), `UsageError` (bad key or range, or read-only), `Unavailable` and `DeadlineExceeded`
+(retryable: the same call may succeed later; nothing is known of a write that ended so).
+
+Concurrency: a store may be used from many threads. It is not pickled or shared across fork: a process
+opens its own from its `Tier`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from tiering.digest import Buffer
+from tiering.errors import Corrupt, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store knows of one object."""
+
+    key: str
+    nbytes: int
+    etag: str | None = None
+    """Changes whenever the bytes change, where the store has such a thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes ``[offset, offset + nbytes)`` of a file or device that hold one whole object."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+
+class Store(ABC):
+    """Keys to bytes; see the module for the promises."""
+
+    kind: ClassVar[str]
+    """``memory``, ``file``, ``block`` or ``object``."""
+
+    name: str
+    """The tier's name, for error messages."""
+
+    @abstractmethod
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        """Fill the whole of `buffer` (writable, contiguous, format ``B``) with bytes from `offset` on."""
+
+    @abstractmethod
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        """Make `key` hold the concatenation of `buffers`.
+
+        With `if_absent`, exactly one of any number of racing writers succeeds; the others get `Conflict`.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove `key`; a key that is not there is not an error."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects below the folder `prefix` (all, for ``""``), in ascending order of their UTF-8 bytes.
+
+        Unfinished writes are never listed.
+        """
+
+    @abstractmethod
+    def children(self, prefix: str = "") -> list[str]:
+        """Names one level below the folder `prefix`, of objects and folders alike, sorted."""
+
+    @abstractmethod
+    def stat(self, key: str) -> ObjectInfo:
+        """Size and etag of `key`."""
+
+    def read(self, key: str) -> bytearray:
+        """All bytes of `key`."""
+        buffer = bytearray(self.stat(key).nbytes)
+        if buffer:
+            self.read_into(key, 0, memoryview(buffer))
+        return buffer
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` holds an object."""
+        try:
+            self.stat(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def locate(self, key: str) -> Extent | None:
+        """Where the bytes of `key` lie in a file or device of this machine; None where they have no address."""
+        self.stat(key)
+        return None
+
+    def free_bytes(self) -> int | None:
+        """Room left on the medium, or None where nobody knows."""
+        return None
+
+    def close(self) -> None:
+        """Give back what the store holds open; later calls may fail."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def total_bytes(buffers: Sequence[Buffer]) -> int:
+    """Length of the concatenation of `buffers`."""
+    return sum(memoryview(buffer).nbytes for buffer in buffers)
+
+
+def check_range(tier: str, key: str, offset: int, nbytes: int, object_bytes: int) -> None:
+    """Raise unless ``[offset, offset + nbytes)`` lies within an object of `object_bytes`.
+
+    Raises:
+        UsageError: negative offset.
+        Corrupt: the range reaches past the end.
+    """
+    if offset < 0:
+        raise UsageError(f"offset {offset} is negative", tier=tier, key=key)
+    if offset + nbytes > object_bytes:
+        raise Corrupt(
+            f"bytes [{offset}, {offset + nbytes}) asked of an object of {object_bytes} bytes",
+            tier=tier,
+            key=key,
+            hint="The object is truncated; 'tiering verify' finds it and the other tiers can replace it",
+        )

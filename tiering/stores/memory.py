@@ -1,0 +1,89 @@
+"""Memory tier: a dict. It is also the reference model that the conformance suite compares others with.
+
+Invariant: stored values are private copies, so a caller who reuses its buffer changes nothing here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from tiering.digest import Buffer
+from tiering.errors import CapacityExceeded, Conflict, NotFound
+from tiering.keys import validate, validate_prefix
+from tiering.stores.base import ObjectInfo, Store, check_range
+
+
+class MemoryStore(Store):
+    """Objects in this process's memory, at most `capacity_bytes` of them."""
+
+    kind: ClassVar[str] = "memory"
+
+    def __init__(self, name: str, capacity_bytes: int | None = None) -> None:
+        self.name = name
+        self._capacity_bytes = capacity_bytes
+        self._objects: dict[str, tuple[bytes, str]] = {}
+        self._used_bytes = 0
+        self._writes = 0
+        self._lock = threading.Lock()
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        data, _ = self._get(key)
+        check_range(self.name, key, offset, buffer.nbytes, len(data))
+        buffer[:] = memoryview(data)[offset : offset + buffer.nbytes]
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        validate(key)
+        data = b"".join(buffers)
+        with self._lock:
+            old = self._objects.get(key)
+            if old is not None and if_absent:
+                raise Conflict("object exists already", tier=self.name, key=key)
+            used_bytes = self._used_bytes - (len(old[0]) if old else 0) + len(data)
+            if self._capacity_bytes is not None and used_bytes > self._capacity_bytes:
+                raise CapacityExceeded(
+                    f"{len(data)} bytes do not fit: {used_bytes} of {self._capacity_bytes} would be used",
+                    tier=self.name,
+                    key=key,
+                    hint="Release something from this tier or give it a larger capacity",
+                )
+            self._writes += 1
+            self._objects[key] = (data, str(self._writes))
+            self._used_bytes = used_bytes
+            return ObjectInfo(key, len(data), str(self._writes))
+
+    def delete(self, key: str) -> None:
+        validate(key)
+        with self._lock:
+            old = self._objects.pop(key, None)
+            self._used_bytes -= len(old[0]) if old else 0
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        validate_prefix(prefix)
+        folder = f"{prefix}/" if prefix else ""
+        with self._lock:
+            found = [
+                ObjectInfo(key, len(data), etag)
+                for key, (data, etag) in self._objects.items()
+                if key.startswith(folder)
+            ]
+        yield from sorted(found, key=lambda info: info.key.encode())
+
+    def children(self, prefix: str = "") -> list[str]:
+        depth = prefix.count("/") + 1 if prefix else 0
+        return sorted({info.key.split("/")[depth] for info in self.list(prefix)})
+
+    def stat(self, key: str) -> ObjectInfo:
+        data, etag = self._get(key)
+        return ObjectInfo(key, len(data), etag)
+
+    def free_bytes(self) -> int | None:
+        return None if self._capacity_bytes is None else self._capacity_bytes - self._used_bytes
+
+    def _get(self, key: str) -> tuple[bytes, str]:
+        validate(key)
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise NotFound("no such object", tier=self.name, key=key) from None
