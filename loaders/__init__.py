@@ -1,1 +1,6 @@
 """Feeds batches of a corpus to host and GPU memory."""
+
+from loaders.loader import Loader
+from loaders.stats import LoaderStats
+
+__all__ = ["Loader", "LoaderStats"]

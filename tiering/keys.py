@@ -54,7 +54,7 @@ def path_of(root: Path, key: str) -> Path:
     return root.joinpath(*validate(key).split("/"))
 
 
-def _problem(key: str) -> str | None:
+def _problem(key: object) -> str | None:
     if not isinstance(key, str):
         return "is not a string"
     if not key:

@@ -86,7 +86,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def children(self, prefix: str = "") -> list[str]:
+    def children(self, prefix: str = "") -> Sequence[str]:
         """Names one level below the folder `prefix`, of objects and folders alike, sorted."""
 
     @abstractmethod

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
@@ -42,10 +44,7 @@ class FileStore(Store):
             check_range(self.name, key, offset, buffer.nbytes, os.fstat(fd).st_size)
             done = 0
             while done < buffer.nbytes:
-                got = os.preadv(fd, [buffer[done:]], offset + done)
-                if got == 0:
-                    raise Corrupt("file became shorter while it was read", tier=self.name, key=key)
-                done += got
+                done += os.preadv(fd, [buffer[done:]], offset + done) or self._cut(key)
         except Corrupt:
             raise
         except OSError as error:
@@ -92,7 +91,7 @@ class FileStore(Store):
         start = path_of(self.root, prefix) if prefix else self.root
         yield from self._walk(start, f"{prefix}/" if prefix else "")
 
-    def children(self, prefix: str = "") -> list[str]:
+    def children(self, prefix: str = "") -> Sequence[str]:
         validate_prefix(prefix)
         start = path_of(self.root, prefix) if prefix else self.root
         return sorted(entry.name for entry in self._scan(start) if _holds_object(entry))
@@ -111,16 +110,28 @@ class FileStore(Store):
         stats = os.statvfs(self.root)
         return stats.f_bavail * stats.f_frsize
 
+    def sweep(self) -> int:
+        """Remove temp files whose writer is dead; returns how many. Safe while others write."""
+        swept = 0
+        for folder, _folders, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(TEMP_PREFIX):
+                    swept += _sweep_temp(Path(folder, name))
+        return swept
+
     def _open(self, key: str) -> int:
         path = path_of(self.root, key)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self._fail(error, key)
-        if not os.path.isfile(fd):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise NotFound("no such object", tier=self.name, key=key)
         return fd
+
+    def _cut(self, key: str) -> NoReturn:
+        raise Corrupt("file became shorter while it was read", tier=self.name, key=key)
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and sync each parent that got a new entry."""
@@ -131,11 +142,7 @@ class FileStore(Store):
         _sync_folder(folder.parent)
 
     def _write_temp(self, temp: Path, key: str, buffers: Sequence[Buffer]) -> ObjectInfo:
-        try:
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # an emptied folder was removed by a racing delete
-            self._make_folder(temp.parent)
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = self._create_temp(temp)
         try:
             nbytes = total_bytes(buffers)
             if nbytes:
@@ -152,6 +159,20 @@ class FileStore(Store):
         finally:
             os.close(fd)
 
+    def _create_temp(self, temp: Path) -> int:
+        """Create and lock `temp`; while the lock is held, `sweep` knows that its writer lives."""
+        for _attempt in range(3):
+            try:
+                fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # an emptied folder was removed by a racing delete
+                self._make_folder(temp.parent)
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+            os.close(fd)  # swept between creation and lock
+        raise OSError(errno.EAGAIN, "cannot keep a temporary file", str(temp))
+
     def _publish(self, temp: Path, path: Path, key: str, *, if_absent: bool) -> None:
         if if_absent:
             try:
@@ -164,7 +185,9 @@ class FileStore(Store):
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
         # A folder sorts as its name with a slash: that is where its keys stand among its siblings.
-        entries = [(f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in self._scan(folder)]
+        entries = [
+            (f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in self._scan(folder)
+        ]
         for name, entry in sorted(entries, key=lambda pair: pair[0].encode()):
             if name.endswith("/"):
                 yield from self._walk(Path(entry.path), f"{prefix}{name}")
@@ -173,7 +196,7 @@ class FileStore(Store):
             with contextlib.suppress(FileNotFoundError, UsageError):
                 yield _info(f"{prefix}{name}", entry.stat(follow_symlinks=False))
 
-    def _scan(self, folder: Path) -> list[os.DirEntry[str]]:
+    def _scan(self, folder: Path) -> Sequence[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
                 return [
@@ -205,14 +228,33 @@ def _info(key: str, stats: os.stat_result) -> ObjectInfo:
     return ObjectInfo(validate(key), stats.st_size, f"{stats.st_ino:x}-{stats.st_mtime_ns:x}")
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
 def _holds_object(entry: os.DirEntry[str]) -> bool:
     """Whether `entry` is an object or a folder with one somewhere below: empty folders are not names."""
-    if not entry.is_dir(follow_symlinks=False):
+    if not _is_folder(entry):
         return True
     for _folder, _folders, files in os.walk(entry.path):
         if any(not name.startswith(TEMP_PREFIX) for name in files):
             return True
     return False
+
+
+def _sweep_temp(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:  # published, or removed by its writer
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except OSError:  # locked: its writer lives
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _preallocate(fd: int, nbytes: int) -> None:

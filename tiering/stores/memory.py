@@ -70,7 +70,7 @@ class MemoryStore(Store):
             ]
         yield from sorted(found, key=lambda info: info.key.encode())
 
-    def children(self, prefix: str = "") -> list[str]:
+    def children(self, prefix: str = "") -> Sequence[str]:
         depth = prefix.count("/") + 1 if prefix else 0
         return sorted({info.key.split("/")[depth] for info in self.list(prefix)})
 

@@ -1,0 +1,62 @@
+"""The state of a loader: where it stands in which order, as a few numbers.
+
+Invariant: a state says which rows come next without saying who reads them: it loads with any number of ranks
+that divides the lanes, any cache and any tier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from tiering.errors import FormatError, UnsupportedVersion
+
+STATE_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderState:
+    """Json-able; under 200 bytes."""
+
+    epoch: int
+    position: int
+    """Rows of each lane that were handed out in this epoch."""
+    seed: int
+    lanes: int
+    mode: str
+    group: int
+    """Shards whose blocks are shuffled together."""
+    window: int
+    """Blocks whose rows are shuffled together."""
+    corpus: str
+    """First 16 digits of the manifest's digest."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `Loader.state_dict` gives."""
+        return {"v": STATE_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> LoaderState:
+        """Read back what `to_dict` gave.
+
+        Raises:
+            UnsupportedVersion: a newer loader wrote it. FormatError: it is not a state.
+        """
+        version = state.get("v")
+        if isinstance(version, int) and version > STATE_VERSION:
+            raise UnsupportedVersion(
+                f"a loader state of version {version}, this loader reads up to {STATE_VERSION}",
+                hint="Upgrade corpus-tiering",
+            )
+        values = {name: value for name, value in state.items() if name != "v"}
+        kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
+        if version != STATE_VERSION or values.keys() != kinds.keys():
+            raise FormatError(
+                f"not a loader state: {dict(state)!r:.200}", hint="Give what state_dict() returned"
+            )
+        for name, kind in kinds.items():
+            value = values[name]
+            if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+                raise FormatError(f"a loader state with {name} = {value!r:.80}")
+        return cls(**values)

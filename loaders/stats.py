@@ -1,0 +1,36 @@
+"""What a loader did in the current epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class LoaderStats:
+    """Numbers of one epoch of one rank, so far."""
+
+    epoch: int
+    bound: float
+    """Largest hit ratio that any cache policy could reach in this epoch."""
+    rows: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    """Time since the epoch began, the training's own included."""
+    stall_seconds: float = 0.0
+    """Time the caller waited for bytes."""
+    bytes_needed: int = 0
+    """Bytes of the blocks that were read, as stored."""
+    bytes_fetched: int = 0
+    """Bytes that came from beyond the node cache."""
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    """Tier and key of each bad copy that was met, and replaced."""
+
+    @property
+    def hit_ratio(self) -> float:
+        """Share of the bytes needed that the node cache gave."""
+        return max(0.0, 1 - self.bytes_fetched / self.bytes_needed) if self.bytes_needed else 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows a second, over all of the epoch so far."""
+        return self.rows / self.seconds if self.seconds else 0.0

@@ -1,0 +1,45 @@
+"""Checks of arguments: every message names the argument, the value seen and a right example."""
+
+import operator
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["whole", "whole_list"]
+
+
+def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, example: int) -> int:
+    """Return `value` as an int in [least, below).
+
+    Python and numpy integers pass; the default `below` leaves room for sums of such numbers in int64.
+    Raises ValueError for anything else, floats with a whole value included.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}; e.g. {name}={example}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}; e.g. {name}={example}")
+    if number >= below:
+        raise ValueError(f"{name} must be below {below}, not {number}; e.g. {name}={example}")
+    return number
+
+
+def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer], count: int) -> list[int]:
+    """Return `count` ints >= 0: those of a flat sequence of that length, or one number repeated.
+
+    Raises ValueError for any other shape or type and for a number below 0.
+    """
+    array = np.asarray(values)
+    if array.shape not in ((), (count,)):
+        raise ValueError(
+            f"{name} must be one number or {count}, not of shape {array.shape}; e.g. {name}=4096"
+        )
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be whole numbers, not {array.dtype}; e.g. {name}=4096")
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must be at least 0, not {array.min()}; e.g. {name}=4096")
+    numbers: list[int] = np.broadcast_to(array, (count,)).tolist()
+    return numbers

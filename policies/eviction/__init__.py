@@ -1,0 +1,6 @@
+"""What a cache of bounded size keeps: one algorithm per module behind the interface of `base`."""
+
+from policies.eviction.base import Eviction
+from policies.eviction.registry import NAMES, make
+
+__all__ = ["NAMES", "Eviction", "make"]

@@ -1,0 +1,27 @@
+"""Pin: what came in stays; an item is admitted only while there is room for it.
+
+For a reader that takes each item once an epoch this reaches the best hit ratio there is, capacity over corpus
+(`policies.regime`), where LRU and FIFO evict every item just before it comes round again.
+"""
+
+from collections.abc import Iterator
+
+from policies.eviction.base import Item
+from policies.eviction.fifo import Fifo
+
+__all__ = ["Pin"]
+
+
+class Pin(Fifo[Item]):
+    """Refuses instead of evicting. Only `resize` has victims: the newest, so that the oldest still stay."""
+
+    name = "pin"
+
+    def __iter__(self) -> Iterator[Item]:
+        return reversed(self._nbytes)
+
+    def _accepts(self, nbytes: int) -> bool:
+        return self._used_bytes + nbytes <= self._capacity_bytes
+
+    def _evict(self) -> tuple[Item, int]:
+        return self._nbytes.popitem(last=True)

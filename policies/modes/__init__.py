@@ -1,0 +1,12 @@
+"""One module per mode of the sample order, and the table that names them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from policies.modes.base import Layout, Mode, Window
+from policies.modes.stored import Stored
+from policies.modes.window import Windowed
+
+__all__ = ["MODES", "Layout", "Mode", "Window"]
+
+MODES: Mapping[str, type[Mode]] = MappingProxyType({"none": Stored, "window": Windowed})

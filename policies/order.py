@@ -1,0 +1,209 @@
+"""The sample order: which row stands at which position of which lane in which epoch.
+
+Invariant: in every epoch each row stands at exactly one position of exactly one lane, and where it stands is
+a pure function of (shard rows, block_rows, seed, mode, lanes, group_shards, window_blocks, epoch), the same
+on every platform and in every version. Lanes are cut before ranks are known: whoever reads k rows of each of
+the L lanes at step s reads the same set, with any number of ranks that divides L.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.checks import whole
+from policies.modes import MODES, Layout, Mode, Window
+
+__all__ = ["Order"]
+
+_WINDOW_BLOCKS = 64  # of all lanes together, where the caller names no number
+_MOST_ROWS = 1 << 60
+
+
+class Order:
+    """The order of a corpus's rows, cut into lanes: immutable, seekable, picklable, safe to share by threads.
+
+    shard_rows: rows of each shard in stored order, a sequence or array of ints >= 1; shards may differ.
+    block_rows: rows of a stored block; a shard's last block may be short. seed: int in [0, 2**64).
+    mode: "none" (stored order) or "window" (shards permuted; blocks permuted within `group_shards` shards;
+    rows permuted within `window_blocks` blocks). lanes: equal slices of an epoch. window_blocks: None means
+    64 // lanes, at least 1. The exact definition stands in `policies.modes.stored` and
+    `policies.modes.window`. Raises ValueError for any other argument. Time O(shards), memory 8 bytes a shard
+    and 32 more in use.
+    """
+
+    __slots__ = ("_layout", "_mode", "_name")
+
+    def __init__(
+        self,
+        shard_rows: Sequence[int] | npt.NDArray[np.integer],
+        block_rows: int = 1024,
+        seed: int = 7,
+        mode: str = "window",
+        lanes: int = 8,
+        group_shards: int = 8,
+        window_blocks: int | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(
+                f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}; for example mode='window'"
+            )
+        lanes = whole("lanes", lanes, least=1, below=1 << 32, example=8)
+        if window_blocks is None:
+            window_blocks = max(1, _WINDOW_BLOCKS // lanes)
+        self._name = mode
+        self._layout = Layout(
+            starts=_starts(shard_rows),
+            block_rows=whole("block_rows", block_rows, least=1, example=1024),
+            lanes=lanes,
+            group_shards=whole("group_shards", group_shards, least=1, example=8),
+            window_blocks=whole("window_blocks", window_blocks, least=1, example=8),
+            seed=whole("seed", seed, least=0, below=1 << 64, example=7),
+        )
+        self._mode: Mode = MODES[mode](self._layout)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a stored block."""
+        return self._layout.block_rows
+
+    @property
+    def seed(self) -> int:
+        """The seed of every shuffle."""
+        return self._layout.seed
+
+    @property
+    def mode(self) -> str:
+        """The name of the mode."""
+        return self._name
+
+    @property
+    def lanes(self) -> int:
+        """Lanes an epoch is cut into."""
+        return self._layout.lanes
+
+    @property
+    def group_shards(self) -> int:
+        """Pieces of shards whose blocks are permuted together."""
+        return self._layout.group_shards
+
+    @property
+    def window_blocks(self) -> int:
+        """Blocks whose rows are permuted together, resolved."""
+        return self._layout.window_blocks
+
+    @property
+    def shard_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of each shard in stored order: int64, shape (shards,)."""
+        return np.diff(self._layout.starts)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the parameters that define the order of given shard rows, json-able, by their names here."""
+        return {
+            "block_rows": self.block_rows,
+            "seed": self.seed,
+            "mode": self.mode,
+            "lanes": self.lanes,
+            "group_shards": self.group_shards,
+            "window_blocks": self.window_blocks,
+        }
+
+    def lane_rows(self, epoch: int, lane: int) -> int:
+        """Return how many positions the lane has in the epoch; lanes of one epoch differ by one row at most.
+
+        Raises ValueError for an epoch below 0 or a lane outside [0, lanes).
+        """
+        _epoch(epoch)
+        begin, end = self._layout.lane_limits(self._lane(lane))
+        return end - begin
+
+    def rank_lanes(self, rank: int, world_size: int) -> range:
+        """Return the lanes of a rank: a run of neighbours, so that few shards are cut between ranks.
+
+        Raises ValueError where world_size does not divide the lanes or rank is outside [0, world_size).
+        """
+        world_size = whole("world_size", world_size, least=1, example=1)
+        if self.lanes % world_size:
+            raise ValueError(
+                f"world_size must divide the {self.lanes} lanes, not be {world_size}; e.g. lanes={world_size}"
+            )
+        rank = whole("rank", rank, least=0, below=world_size, example=0)
+        share = self.lanes // world_size
+        return range(rank * share, (rank + 1) * share)
+
+    def rows(self, epoch: int, lane: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the global row numbers at positions [start, stop) of the lane: int64, (stop - start,), new.
+
+        Time O(stop - start + window), wherever start is. Raises ValueError for an epoch below 0, a lane
+        outside [0, lanes) or positions outside [0, lane_rows(epoch, lane)].
+        """
+        most = self.lane_rows(epoch, lane)
+        start = whole("start", start, least=0, below=most + 1, example=0)
+        stop = whole("stop", stop, least=start, below=most + 1, example=most)
+        return self._mode.rows(_epoch(epoch), self._lane(lane), start, stop)
+
+    def window(self, epoch: int, lane: int, position: int) -> Window:
+        """Return the window that holds this position of the lane: what to read whole, and its rows in order.
+
+        The next window begins at the position where this one stops. Raises ValueError for an epoch below 0, a
+        lane outside [0, lanes) or a position outside [0, lane_rows(epoch, lane)).
+        """
+        most = self.lane_rows(epoch, lane)
+        position = whole("position", position, least=0, below=most, example=0)
+        return self._mode.window(_epoch(epoch), self._lane(lane), position)
+
+    def shards(self, epoch: int, lanes: int | Iterable[int]) -> npt.NDArray[np.int64]:
+        """Return the shards in the order they are first needed when these lanes advance in lockstep.
+
+        Shard numbers, each once: int64, new. A lane needs a shard at the start of the first window that holds
+        one of its rows; equal positions go by lane, then by the order of blocks. Raises ValueError for an
+        epoch below 0 or a lane outside [0, lanes).
+        """
+        numbers = lanes if isinstance(lanes, Iterable) else [lanes]
+        return self._mode.shards(_epoch(epoch), sorted({self._lane(lane) for lane in numbers}))
+
+    def __len__(self) -> int:
+        return self._layout.rows
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Order):
+            return NotImplemented
+        return self.fingerprint() == other.fingerprint() and np.array_equal(
+            self._layout.starts, other._layout.starts
+        )
+
+    def __hash__(self) -> int:
+        return hash((len(self), len(self._layout.starts), *self.fingerprint().values()))
+
+    def __repr__(self) -> str:
+        parameters = ", ".join(f"{name}={value!r}" for name, value in self.fingerprint().items())
+        return f"Order(<{len(self._layout.starts) - 1} shards, {len(self)} rows>, {parameters})"
+
+    def __reduce__(self) -> tuple[type["Order"], tuple[object, ...]]:
+        # The arguments alone: what was remembered on the way can be computed again.
+        return Order, (self.shard_rows, *self.fingerprint().values())
+
+    def _lane(self, lane: int) -> int:
+        return whole("lane", lane, least=0, below=self.lanes, example=0)
+
+
+def _epoch(epoch: int) -> int:
+    return whole("epoch", epoch, least=0, example=0)
+
+
+def _starts(shard_rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return the number of each shard's first row, then the total."""
+    rows = np.asarray(shard_rows)
+    example = "for example shard_rows=[4096, 4096, 1000]"
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ValueError(
+            f"shard_rows must be a flat sequence of ints, not {rows.dtype} of shape {rows.shape}; {example}"
+        )
+    if rows.size and not 1 <= rows.min() <= rows.max() <= _MOST_ROWS // rows.size:
+        raise ValueError(
+            f"shard_rows must be at least 1 each, 2**60 in all, not {rows.min()} to {rows.max()}; {example}"
+        )
+    starts = np.zeros(rows.size + 1, dtype=np.int64)
+    np.cumsum(rows, dtype=np.int64, out=starts[1:])
+    starts.flags.writeable = False
+    return starts

@@ -1,0 +1,69 @@
+"""Replay a trace of requests against an eviction algorithm and count what it would have fetched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.checks import whole_list
+from policies.eviction import Eviction, make
+
+__all__ = ["Replay", "replay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a trace cost. requests, misses: counts. bytes, miss_bytes: bytes asked for and bytes fetched."""
+
+    requests: int
+    misses: int
+    bytes: int
+    miss_bytes: int
+
+    @property
+    def hits(self) -> int:
+        """Requests served from the cache."""
+        return self.requests - self.misses
+
+    @property
+    def object_miss_ratio(self) -> float:
+        """Misses for each request, in [0, 1]; 0 for an empty trace."""
+        return self.misses / self.requests if self.requests else 0.0
+
+    @property
+    def byte_miss_ratio(self) -> float:
+        """Bytes fetched for each byte asked for, in [0, 1]; 0 for an empty trace."""
+        return self.miss_bytes / self.bytes if self.bytes else 0.0
+
+
+def replay(
+    name: str,
+    ids: Sequence[int] | npt.NDArray[np.integer],
+    sizes: int | Sequence[int] | npt.NDArray[np.integer],
+    capacity_bytes: int,
+) -> Replay:
+    """Run the requests `ids` in turn through an empty cache of `capacity_bytes` and return the counts.
+
+    ids: one int per request. sizes: bytes of each request, or one number for all. A hit counts the request's
+    own bytes; the item keeps the size it was admitted with. Every request larger than the capacity is a miss.
+    Raises ValueError for an unknown name, a capacity or size below 0, or as many sizes as there are not
+    requests.
+    """
+    policy: Eviction[int] = make(name, capacity_bytes)
+    requested = np.asarray(ids)
+    if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
+        raise ValueError(
+            f"ids must be a flat sequence of ints, not {requested.dtype} of shape {requested.shape}; "
+            "e.g. ids=[1, 2, 1]"
+        )
+    items: list[int] = requested.tolist()
+    each = whole_list("sizes", sizes, len(items))
+    hit, admit = policy.hit, policy.admit
+    misses = miss_bytes = 0
+    for item, nbytes in zip(items, each, strict=True):
+        if not hit(item):
+            misses += 1
+            miss_bytes += nbytes
+            admit(item, nbytes)
+    return Replay(requests=len(items), misses=misses, bytes=sum(each), miss_bytes=miss_bytes)

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from policies.checks import whole, whole_list
+
+
+@pytest.mark.parametrize("value", [1.0, "1", None, np.float64(1)])
+def test_whole_refuses_what_is_no_integer(value: object) -> None:
+    with pytest.raises(ValueError, match=r"lanes must be a whole number, not .*; e\.g\. lanes=8"):
+        whole("lanes", value, least=1, example=8)  # type: ignore[arg-type]
+
+
+def test_whole_returns_an_int_at_both_ends_of_its_range() -> None:
+    assert [whole("n", np.uint8(n), least=3, below=6, example=4) for n in (3, 5)] == [3, 5]
+    assert type(whole("n", np.uint8(3), least=3, example=4)) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(2, "n must be at least 3, not 2"), (6, "n must be below 6, not 6")]
+)
+def test_whole_refuses_a_number_out_of_range(value: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        whole("n", value, least=3, below=6, example=4)
+
+
+def test_whole_list_repeats_one_number_and_keeps_many() -> None:
+    assert whole_list("sizes", 5, 3) == [5, 5, 5]
+    assert whole_list("sizes", np.array([1, 2, 3], dtype=np.uint32), 3) == [1, 2, 3]
+    assert whole_list("sizes", [], 0) == []
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2], [[1], [2], [3]], 1.5, [1.0, 2.0, 3.0], [1, -1, 1], -1, ["a", "b", "c"]]
+)
+def test_whole_list_refuses_another_shape_type_or_sign(values: object) -> None:
+    with pytest.raises(ValueError, match=r"sizes must be .* e\.g\. sizes=4096"):
+        whole_list("sizes", values, 3)  # type: ignore[arg-type]

@@ -1,0 +1,208 @@
+"""Real object stores on loopback for tests: moto (starts in two seconds) and a Ceph RADOS gateway.
+
+Invariant: everything started here listens on 127.0.0.1 only, answers before the context is entered, and is
+dead, with its folder removed, when the context is left. The kernel kills it should the test process die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ACCESS_KEY_ID = "test-access-key"
+SECRET_ACCESS_KEY = "test-canary-secret-4f1d"
+MOTO_START_SECONDS = 60.0
+CEPH_START_SECONDS = 180.0
+CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An S3 server that takes `ACCESS_KEY_ID` and `SECRET_ACCESS_KEY`."""
+
+    url: str
+    kind: str
+
+
+@contextlib.contextmanager
+def moto_server() -> Iterator[Endpoint]:
+    """A moto server: keeps conditional writes, does not look at secrets."""
+    with tempfile.TemporaryDirectory(prefix="moto-") as folder, _Daemons(Path(folder)) as daemons:
+        port = free_port()
+        # Werkzeug and moto print warnings of their own; they are not this project's.
+        program = "from moto.server import main; main()"
+        args = [sys.executable, "-W", "ignore", "-c", program, "-H", "127.0.0.1", "-p", str(port)]
+        daemons.start("moto", args)
+        daemons.wait(lambda: answers(port), MOTO_START_SECONDS)
+        yield Endpoint(f"http://127.0.0.1:{port}", "moto")
+
+
+def ceph_missing() -> str | None:
+    """Why no Ceph gateway can be started here, or None."""
+    missing = [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@contextlib.contextmanager
+def ceph_rgw() -> Iterator[Endpoint]:
+    """A Ceph gateway over one monitor and one OSD that keeps its objects in memory."""
+    with tempfile.TemporaryDirectory(prefix="ceph-") as folder, _Daemons(Path(folder)) as daemons:
+        deadline = time.monotonic() + CEPH_START_SECONDS
+        root = Path(folder)
+        mon_port, rgw_port = free_port(), free_port()
+        conf = root / "ceph.conf"
+        fsid = str(uuid.uuid4())
+        conf.write_text(_CEPH_CONF.format(root=root, fsid=fsid, mon_port=mon_port, rgw_port=rgw_port))
+        for name in ("mon", "osd", "rgw"):
+            (root / name).mkdir()
+
+        def command(*args: str) -> None:
+            done = subprocess.run(
+                args,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=max(1.0, deadline - time.monotonic()),
+                check=False,
+            )
+            if done.returncode:
+                raise RuntimeError(f"{args[0]} failed: {done.stderr[-2000:].decode(errors='replace')}")
+
+        common = ("-c", str(conf))
+        monmap = str(root / "monmap")
+        command("monmaptool", "--create", "--addv", "a", f"[v2:127.0.0.1:{mon_port}]", "--fsid", fsid, monmap)
+        command("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, *common)
+        daemons.start("ceph-mon", ["ceph-mon", "-f", "-i", "a", *common])
+        osd_uuid = str(uuid.uuid4())
+        command("ceph", *common, "osd", "new", osd_uuid)
+        command("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid, *common)
+        daemons.start("ceph-osd", ["ceph-osd", "-f", "-i", "0", *common])
+        credentials = ("--access-key", ACCESS_KEY_ID, "--secret-key", SECRET_ACCESS_KEY)
+        user = ("user", "create", "--uid", "test", "--display-name", "test", *credentials)
+        command("radosgw-admin", "-n", "client.rgw", *common, *user)
+        daemons.start("radosgw", ["radosgw", "-f", "-n", "client.rgw", *common])
+        daemons.wait(lambda: answers(rgw_port), deadline - time.monotonic())
+        yield Endpoint(f"http://127.0.0.1:{rgw_port}", "ceph")
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """The URL of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on at this instant."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    """Whether an HTTP server answers on `port`, with whatever status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+class _Daemons:
+    """Child processes that end with the context, last one first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, args: Sequence[str]) -> None:
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        with (self._folder / f"{name}.out").open("wb") as output:
+            child = subprocess.Popen(
+                [*dies_with_us, *args], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        self._children.append((name, child))
+
+    def wait(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Poll `ready` until it is true; a child that ended or the deadline is a RuntimeError."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            for name, child in self._children:
+                if child.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {child.returncode}: {self._tail(name)}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no answer in {seconds:.0f} s: {self._tail(self._children[-1][0])}")
+            time.sleep(0.05)
+
+    def __enter__(self) -> _Daemons:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _name, child in reversed(self._children):
+            child.kill()  # nothing they hold outlives the folder
+        for _name, child in self._children:
+            child.wait()
+
+    def _tail(self, name: str) -> str:
+        return (self._folder / f"{name}.out").read_bytes()[-2000:].decode(errors="replace")
+
+
+_CEPH_CONF = """\
+[global]
+fsid = {fsid}
+mon host = [v2:127.0.0.1:{mon_port}]
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+auth cluster required = none
+auth service required = none
+auth client required = none
+ms cluster mode = crc
+ms service mode = crc
+ms client mode = crc
+ms mon cluster mode = crc
+ms mon service mode = crc
+ms mon client mode = crc secure
+run dir = {root}
+admin socket = {root}/$name.asok
+log file = {root}/$name.log
+log to stderr = false
+err to stderr = false
+mon cluster log file = {root}/cluster.log
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 4
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+mon data avail crit = 1
+mon data avail warn = 2
+mon max pg per osd = 1000
+[mon]
+mon data = {root}/mon
+mon warn on insecure global id reclaim allowed = false
+[osd]
+osd data = {root}/osd
+osd journal = {root}/osd/journal
+osd objectstore = memstore
+memstore device bytes = 4294967296
+osd class load list = *
+osd class default list = *
+[client.rgw]
+rgw data = {root}/rgw
+rgw frontends = beast endpoint=127.0.0.1:{rgw_port} tcp_nodelay=1
+rgw gc obj min wait = 5
+rgw enable ops log = false
+rgw lc debug interval = -1
+"""

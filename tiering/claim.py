@@ -1,0 +1,135 @@
+"""Claims: who may write a corpus name on a tier, without a server and without stale locks.
+
+Invariant: at most one *intent* (what is to be written) holds a name at a time. Writers of one intent write
+the same bytes to the same keys and so cannot harm each other; writers of two intents would mix them.
+
+A claim is an object ``<corpus>/.tiering/claims/00000001.json``, made by conditional create. Its owner changes
+it once, to say that it is released; the highest number is never deleted, so whoever creates the next number
+has seen what it succeeds. A claim counts as long as it is neither released nor its process known to be dead.
+One that counts keeps other intents out; its own intent is kept out only while its process is known to live.
+So nothing has to be cleaned up after a kill, and nothing depends on a clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tiering import process
+from tiering.errors import Conflict, FormatError, Locked
+from tiering.keys import INTERNAL
+from tiering.manifest import FORMAT_VERSION, check_version, parse_json
+from tiering.process import ProcessId
+from tiering.stores.base import Store
+
+MAX_CLAIM_BYTES: Final = 1 << 16
+MAX_CLAIMS: Final = 99_999_999
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A hold on a corpus name."""
+
+    number: int
+    intent: str
+    owner: ProcessId
+    released: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may still be at work."""
+        return not self.released and not self.owner.is_dead()
+
+    def encode(self) -> bytes:
+        """The JSON document."""
+        fields = {
+            "format_version": FORMAT_VERSION,
+            "intent": self.intent,
+            "owner": self.owner.text(),
+            "released": self.released,
+        }
+        return json.dumps(fields, sort_keys=True).encode()
+
+
+@contextmanager
+def claimed(store: Store, name: str, intent: str, *, shared: bool) -> Iterator[None]:
+    """Hold corpus `name` for `intent` while the block runs; released at its end, also after an error.
+
+    Args:
+        store: the tier.
+        name: the corpus.
+        intent: digest of what is to be written.
+        shared: whether other living processes of the same intent may work beside this one.
+
+    Raises:
+        Locked: a living process of the same intent is at work (and not `shared`).
+        Conflict: the name is held for another intent.
+    """
+    claim = _take(store, name, intent, shared=shared)
+    try:
+        yield
+    finally:
+        store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
+
+
+def _take(store: Store, name: str, intent: str, *, shared: bool) -> Claim:
+    while True:
+        numbers = _numbers(store, name)
+        claims = [claim for claim in (_read(store, name, number) for number in numbers) if claim]
+        for claim in claims:
+            if claim.counts:
+                _check_allowed(claim, intent, name, store.name, shared=shared)
+        mine = Claim(max(numbers, default=0) + 1, intent, process.current())
+        try:
+            store.write(_key(name, mine.number), [mine.encode()], if_absent=True)
+        except FileExistsError:  # somebody was faster: look at the claims again
+            continue
+        for claim in claims:
+            if not claim.counts:
+                store.delete(_key(name, claim.number))
+        return mine
+
+
+def _check_allowed(held: Claim, intent: str, name: str, tier: str, *, shared: bool) -> None:
+    who = f"process {held.owner.pid}" + ("" if held.owner.is_alive() else " of another machine or container")
+    if held.intent != intent:
+        raise Conflict(
+            f"corpus {name!r} is being written with other content by {who}",
+            tier=tier,
+            key=_key(name, held.number),
+            hint="Choose another name, or wait until it has ended; if it is surely dead, delete this object",
+        )
+    if held.owner.is_alive() and not shared:
+        hint = "It will finish the same corpus; wait for it"
+        raise Locked(f"corpus {name!r} is being written by {who}", tier=tier, hint=hint)
+
+
+def _numbers(store: Store, name: str) -> list[int]:
+    names = store.children(_folder(name))
+    return sorted(int(child[:8]) for child in names if child[:8].isdecimal() and child[8:] == ".json")
+
+
+def _read(store: Store, name: str, number: int) -> Claim | None:
+    key = _key(name, number)
+    try:
+        fields = parse_json(store.read(key), "a claim", MAX_CLAIM_BYTES)
+    except FileNotFoundError:  # released since it was listed
+        return None
+    check_version(fields.get("format_version"), "the claim")
+    try:
+        return Claim(
+            number, str(fields["intent"]), ProcessId.parse(str(fields["owner"])), bool(fields["released"])
+        )
+    except (KeyError, ValueError) as error:
+        raise FormatError("not a claim", tier=store.name, key=key, hint="Delete this object") from error
+
+
+def _folder(name: str) -> str:
+    return f"{name}/{INTERNAL}/claims"
+
+
+def _key(name: str, number: int) -> str:
+    return f"{_folder(name)}/{number:08d}.json"

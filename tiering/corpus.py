@@ -1,0 +1,156 @@
+"""A corpus: a named version of rows, seen on one tier.
+
+Invariant: a `Corpus` never changes. It stays on its version whatever is published later, and carries no
+connection and no secret, so it may travel to workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tiering import catalog
+from tiering.catalog import Record
+from tiering.errors import Conflict, UsageError
+from tiering.layout.zarr import ZarrColumn, ZarrLayout
+from tiering.manifest import Manifest
+from tiering.schema import columns_of
+from tiering.tier import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard as the manifest has it; `key` is below the tier."""
+
+    key: str
+    number: int
+    rows: int
+    nbytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A version of a corpus on a tier. Get one from `open_corpus`, `tiering.ingest` or `Corpus.at`."""
+
+    name: str
+    tier: Tier
+    record: Record
+    contents: Manifest = field(repr=False)
+    others: tuple[Tier, ...] = field(default=(), repr=False)
+    """Tiers that are known to hold copies too: asked when a copy here turns out bad."""
+
+    @property
+    def rows(self) -> int:
+        """How many samples."""
+        return self.contents.rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards, as stored."""
+        return self.contents.nbytes
+
+    @property
+    def version(self) -> int:
+        """Number of the version, from 1."""
+        return self.record.version
+
+    @property
+    def format(self) -> str:
+        """``zarr`` or ``arrow``."""
+        return self.contents.format
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types; fixed-size lists give the shape of a row."""
+        return self.contents.schema
+
+    @property
+    def manifest(self) -> pa.Table:
+        """The table of shards: ``key, column, shard, rows, nbytes, digest, row_start`` and block indexes."""
+        return self.contents.table
+
+    @property
+    def columns(self) -> tuple[ZarrColumn, ...]:
+        """Columns whose rows have a fixed shape, with dtype and shape; `UsageError` where one has not."""
+        return columns_of(self.schema)
+
+    @property
+    def layout(self) -> ZarrLayout:
+        """Layout of a Zarr corpus."""
+        if self.format != "zarr":
+            raise UsageError(f"corpus {self.name!r} is in the format {self.format!r}, not 'zarr'")
+        return ZarrLayout.from_documents(self.contents.documents)
+
+    @property
+    def shard_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of each shard number, int64 ``[shards]``."""
+        return _first_per_shard(self.manifest, self.contents.shards)
+
+    def key(self, relative: str) -> str:
+        """The key below the tier of a key below the corpus."""
+        return f"{self.name}/{relative}"
+
+    def at(self, tier: Tier) -> Corpus:
+        """The same version on another tier that holds it.
+
+        Raises:
+            NotFound: the corpus or version is not there. Conflict: another corpus has its name there.
+        """
+        found = catalog.record(tier.store, self.name, self.version)
+        if found != self.record:
+            raise Conflict(
+                f"another corpus is called {self.name!r} there", tier=tier.name, hint="Open it by open_corpus"
+            )
+        return self.with_copy(tier, here=True)
+
+    def with_copy(self, tier: Tier, *, here: bool = False) -> Corpus:
+        """This corpus, knowing of a copy on `tier`; with `here`, seen on that tier."""
+        tiers = dict.fromkeys((tier, self.tier, *self.others) if here else (self.tier, *self.others, tier))
+        first, *others = tiers
+        return replace(self, tier=first, others=tuple(others))
+
+    def to_dask(self) -> Any:
+        """The rows as Dask collections: ``{column: dask.array}`` for Zarr, a Dask DataFrame for Arrow."""
+        from tiering.dask_view import arrays, dataframe
+
+        return arrays(self) if self.format == "zarr" else dataframe(self)
+
+
+def open_corpus(
+    tier: Tier, name: str, version: int | None = None, *, others: tuple[Tier, ...] = ()
+) -> Corpus:
+    """Open a version of a corpus, the newest by default.
+
+    Args:
+        tier: where it is read.
+        name: its name.
+        version: its number.
+        others: tiers that hold copies too, asked when a copy on `tier` turns out bad.
+
+    Raises:
+        NotFound: no such corpus or version. Corrupt: its manifest is damaged.
+        UnsupportedVersion: a newer engine wrote it.
+    """
+    record, contents = catalog.load(tier.store, name, version)
+    return Corpus(name, tier, record, contents, tuple(others))
+
+
+def shards_of(corpus: Corpus, column: str = "") -> list[Shard]:
+    """The shards of one column (``""`` for an Arrow corpus) in order of their rows."""
+    table = corpus.manifest
+    wanted = table.filter(pa.compute.equal(table["column"], column))
+    names = ("key", "shard", "rows", "nbytes", "digest")
+    rows = zip(*(wanted[name].to_pylist() for name in names), strict=True)
+    return [
+        Shard(corpus.key(key), number, count, nbytes, digest) for key, number, count, nbytes, digest in rows
+    ]
+
+
+def _first_per_shard(table: pa.Table, shards: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    rows = np.zeros(shards, np.int64)
+    rows[table["shard"].to_numpy()] = table["rows"].to_numpy()
+    return rows

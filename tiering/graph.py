@@ -1,0 +1,102 @@
+"""Runs Dask tasks with a bounded number in flight, on a cluster or on threads of this process.
+
+Invariant: results are small and released as soon as they are taken, so that a lost worker never repeats
+finished work; whatever ends the loop early (an error, Ctrl-C), nothing more is started afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Final
+
+from dask.delayed import Delayed
+from distributed import Client, LocalCluster, as_completed
+
+from tiering.tier import Tier
+
+SMALL_BYTES: Final = 1 << 30
+"""Up to here work runs on threads: starting a cluster would take longer than it saves."""
+
+_FLIGHTS_PER_THREAD: Final = 2
+
+
+@contextmanager
+def choose_client(client: Client | None, nbytes: int, tiers: Iterable[Tier]) -> Iterator[Client | None]:
+    """The client to run on, or None for threads of this process.
+
+    A tier that only one process can use needs threads. Otherwise the given client is used, then the
+    current one; without any, small work runs on threads and large work on a local cluster that ends with it.
+    """
+    if any(tier.process_bound for tier in tiers):
+        yield None
+        return
+    if client is None:
+        with contextlib.suppress(ValueError):
+            client = Client.current()
+    if client is not None or nbytes <= SMALL_BYTES:
+        yield client
+        return
+    with local_cluster(processes=False) as own:
+        yield own
+
+
+@contextmanager
+def local_cluster(*, processes: bool, workers: int | None = None) -> Iterator[Client]:
+    """A client of a new LocalCluster that listens on loopback alone and ends with the block."""
+    cores = os.cpu_count() or 1
+    workers = workers or (min(4, cores) if processes else 1)
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=max(1, cores // workers) * (1 if processes else 2),
+            processes=processes,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def run_tasks(tasks: Iterable[Delayed], client: Client | None) -> Iterator[Any]:
+    """Results of the tasks as they finish, in no order; the first error of a task is raised."""
+    return _on_threads(tasks) if client is None else _on_cluster(tasks, client)
+
+
+def _on_threads(tasks: Iterable[Delayed]) -> Iterator[Any]:
+    threads = min(8, 2 * (os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering")
+    try:
+        waiting = iter(tasks)
+        flying: set[Future[Any]] = set()
+        while True:
+            room = threads * _FLIGHTS_PER_THREAD - len(flying)
+            flying |= {pool.submit(task.compute, scheduler="synchronous") for task in islice(waiting, room)}
+            if not flying:
+                return
+            done, flying = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:
+    threads = sum(client.nthreads().values()) or 1
+    waiting = iter(tasks)
+    flying = as_completed(
+        [client.compute(task) for task in islice(waiting, threads * _FLIGHTS_PER_THREAD)], with_results=True
+    )
+    try:
+        for done in flying.batches():
+            for future, result in done:
+                future.release()
+                yield result
+            flying.update([client.compute(task) for task in islice(waiting, len(done))])
+    finally:
+        client.cancel(list(flying.futures))

@@ -1,0 +1,218 @@
+"""The manifest: the immutable table of one version's shards, named by its own digest.
+
+Invariant: what `decode` returns has been proven to be the bytes its name promises, of a format this engine
+reads, within limits, and consistent in itself: for each column the shards cover all rows in order.
+
+A manifest is one Parquet file. Its columns are `MANIFEST_SCHEMA`; its key-value metadata holds one JSON
+document (`tiering`) with the format version, the corpus format, the layout and the small documents
+(``zarr.json``) that make the copy readable by other tools. Everything needed to make a new copy of a
+corpus, except the shards, is in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tiering.digest import Buffer, check_digest_form, digest
+from tiering.errors import Corrupt, FormatError, UnsupportedVersion
+from tiering.keys import validate
+from tiering.layout.arrow import schema_from_bytes, schema_to_bytes
+
+FORMAT_VERSION: Final = 1
+FORMATS: Final = ("zarr", "arrow")
+MAX_MANIFEST_BYTES: Final = 1 << 30
+MAX_SHARDS: Final = 20_000_000
+MAX_META_BYTES: Final = 64 << 20
+
+MANIFEST_SCHEMA: Final = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # relative to the corpus
+        pa.field("column", pa.string(), nullable=False),  # "" where a shard holds all columns
+        pa.field("shard", pa.int64(), nullable=False),  # shards of one number hold the same rows
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("nbytes", pa.int64(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),  # BLAKE3
+        pa.field("row_start", pa.int64(), nullable=False),
+        pa.field("block_offsets", pa.list_(pa.int64())),  # block starts and the last one's end; Arrow only
+        pa.field("block_crcs", pa.list_(pa.uint32())),  # CRC32C of each block; Arrow only
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One version of a corpus. Make a new one with `Manifest.new`, a stored one with `decode`."""
+
+    table: pa.Table
+    format: str
+    schema: pa.Schema
+    rows: int
+    block_rows: int
+    intent: str
+    """Digest of what was asked of the ingest: the source's fingerprint and the layout."""
+    codec: str | None = None
+    shard_rows: int | None = None
+    """Rows of every shard but the last, where they are equal."""
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    """Small objects beside the shards, by key: ``zarr.json`` and the like."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return int(pc.sum(self.table["nbytes"]).as_py() or 0)
+
+    @property
+    def shards(self) -> int:
+        """How many shard numbers there are."""
+        return int(pc.max(self.table["shard"]).as_py()) + 1
+
+    def encode(self) -> bytes:
+        """The Parquet file."""
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "format": self.format,
+            "rows": self.rows,
+            "block_rows": self.block_rows,
+            "shard_rows": self.shard_rows,
+            "codec": self.codec,
+            "intent": self.intent,
+            "schema": base64.b64encode(schema_to_bytes(self.schema)).decode(),
+            "documents": {key: text.decode() for key, text in sorted(self.documents.items())},
+        }
+        table = self.table.replace_schema_metadata({"tiering": json.dumps(meta, sort_keys=True)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True, use_dictionary=["column"])
+        return bytes(sink.getvalue())
+
+
+def decode(data: Buffer, name: str) -> Manifest:
+    """Read a manifest whose digest must be `name`.
+
+    Raises:
+        Corrupt: the bytes are not those that were named.
+        UnsupportedVersion: written by a newer engine.
+        FormatError: it is not a consistent manifest.
+    """
+    if digest(data) != check_digest_form(name, "the name of a manifest"):
+        raise Corrupt(f"manifest {name} has other bytes than its name says")
+    try:
+        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), page_checksum_verification=True) as file:
+            meta = _read_meta(file)
+            if file.metadata.num_rows > MAX_SHARDS:
+                raise FormatError(f"manifest {name} names {file.metadata.num_rows} shards, over {MAX_SHARDS}")
+            table = file.read().replace_schema_metadata(None)
+    except pa.ArrowException as error:
+        raise FormatError(f"manifest {name} is not a Parquet file of this engine: {error}") from error
+    try:
+        table = table.cast(MANIFEST_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise FormatError(f"manifest {name} has other columns than a manifest: {error}") from error
+    _check_shards(table, _natural(meta, "rows"), name)
+    return _build(table, meta)
+
+
+def check_version(found: object, what: str) -> None:
+    """Refuse a format version of the future by name.
+
+    Raises:
+        UnsupportedVersion: `found` is larger than `FORMAT_VERSION`.
+        FormatError: it is no version.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise FormatError(f"{what} has the format version {found!r}")
+    if found > FORMAT_VERSION:
+        raise UnsupportedVersion(
+            f"{what} is of format version {found}, this engine reads up to {FORMAT_VERSION}",
+            hint="Upgrade corpus-tiering",
+        )
+
+
+def parse_json(data: Buffer, what: str, limit_bytes: int) -> dict[str, Any]:
+    """A JSON object of bounded size and depth.
+
+    Raises:
+        FormatError: it is too large, too deep or not a JSON object.
+    """
+    if memoryview(data).nbytes > limit_bytes:
+        raise FormatError(f"{what} is over {limit_bytes} bytes")
+    try:
+        value = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a JSON object")
+    return value
+
+
+def _read_meta(file: pq.ParquetFile) -> dict[str, Any]:
+    raw = (file.metadata.metadata or {}).get(b"tiering")
+    if raw is None:
+        raise FormatError("a Parquet file without the metadata of a manifest")
+    meta = parse_json(raw, "the metadata of a manifest", MAX_META_BYTES)
+    check_version(meta.get("format_version"), "the manifest")
+    return meta
+
+
+def _build(table: pa.Table, meta: dict[str, Any]) -> Manifest:
+    documents = meta.get("documents")
+    if meta.get("format") not in FORMATS or not isinstance(documents, dict):
+        raise FormatError(f"a manifest of the format {meta.get('format')!r}")
+    codec = meta.get("codec")
+    if codec is not None and not isinstance(codec, str):
+        raise FormatError(f"a manifest with the codec {codec!r}")
+    try:
+        schema = schema_from_bytes(base64.b64decode(str(meta.get("schema")), validate=True))
+    except ValueError as error:
+        raise FormatError(f"a manifest without a readable schema: {error}") from error
+    return Manifest(
+        table=table,
+        format=meta["format"],
+        schema=schema,
+        rows=_natural(meta, "rows"),
+        block_rows=_natural(meta, "block_rows"),
+        intent=check_digest_form(meta.get("intent"), "the intent of a manifest"),
+        codec=codec,
+        shard_rows=None if meta.get("shard_rows") is None else _natural(meta, "shard_rows"),
+        documents={validate(key): str(text).encode() for key, text in documents.items()},
+    )
+
+
+def _natural(meta: dict[str, Any], key: str) -> int:
+    value = meta.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 62:
+        raise FormatError(f"a manifest with {key} = {value!r}")
+    return value
+
+
+def _check_shards(table: pa.Table, rows: int, name: str) -> None:
+    """Keys are keys, digests are digests, and each column's shards cover ``[0, rows)`` in order."""
+    if any(chunked.null_count for chunked in table.select(MANIFEST_SCHEMA.names[:7]).columns):
+        raise FormatError(f"manifest {name} has empty cells")
+    bad_key = pc.match_substring_regex(table["key"], r"(^$|^/|//|/$|(^|/)\.\.?(/|$)|\\|\x00)")
+    if pc.any(bad_key).as_py():
+        raise FormatError(f"manifest {name} has a key that leaves the corpus or is not one")
+    if not pc.all(pc.match_substring_regex(table["digest"], "^[0-9a-f]{64}$")).as_py():
+        raise FormatError(f"manifest {name} has something that is no digest")
+    if pc.count_distinct(table["key"]).as_py() != table.num_rows:
+        raise FormatError(f"manifest {name} names one key twice")
+    for column in pc.unique(table["column"]).to_pylist():
+        part = table.filter(pc.equal(table["column"], column))
+        counts = part["rows"].to_numpy()
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        if (
+            (counts <= 0).any()
+            or (part["nbytes"].to_numpy() <= 0).any()
+            or not np.array_equal(part["row_start"].to_numpy(), starts[:-1])
+            or not np.array_equal(part["shard"].to_numpy(), np.arange(part.num_rows))
+            or starts[-1] != rows
+        ):
+            raise FormatError(f"manifest {name} does not cover {rows} rows of column {column!r} in order")

@@ -1,0 +1,240 @@
+"""Plans of moves: what will be read, written and paid, before a byte is moved.
+
+Invariant: a plan is immutable and says all it will do; when the corpus or the destination is no longer what
+it was planned for, `MovePlan.run` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from dask.delayed import Delayed, delayed
+from dask.utils import format_bytes, format_time
+from distributed import Client
+
+from tiering import catalog
+from tiering.corpus import Corpus
+from tiering.digest import digest
+from tiering.errors import CapacityExceeded, Conflict, UsageError
+from tiering.tier import Tier
+
+GET_BYTES: Final = 8 << 20
+"""Bytes of one ranged GET of an object tier."""
+PUT_BYTES: Final = 64 << 20
+"""Bytes of one PUT, or of one part of a multipart upload."""
+MIN_BATCH_BYTES: Final = 4 << 20
+MAX_BATCH_BYTES: Final = 256 << 20
+_BATCHES: Final = 16
+"""At least so many tasks where the corpus is large enough for it."""
+_IN_FLIGHT: Final = 16
+
+
+@dataclass(frozen=True)
+class MovePlan:
+    """What a move will do. Made by `plan_move`."""
+
+    corpus: Corpus
+    target: Tier
+    steps: pa.Table = field(repr=False)
+    """One row a shard: ``key, nbytes, digest, action``: ``copy`` what is missing, ``check`` what is there."""
+    release: bool = False
+    """Whether the copy on the source tier is released afterwards."""
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes to copy."""
+        return int(pc.sum(self._copied["nbytes"]).as_py() or 0)
+
+    @cached_property
+    def requests(self) -> int:
+        """Requests to the source and the target, of any kind."""
+        reads, writes, checks = self._requests
+        return reads + writes + checks
+
+    @cached_property
+    def seconds_range(self) -> tuple[float, float]:
+        """Seconds at best (full throughput) and at worst (one request after the other, a quarter of it)."""
+        speeds = (self.corpus.tier.speed, self.target.speed)
+        flow = self.nbytes / min(speed.bytes_per_second for speed in speeds)
+        return flow, 4 * flow + self.requests * max(speed.latency_seconds for speed in speeds)
+
+    @cached_property
+    def seconds(self) -> float:
+        """Seconds to expect, from the usual speed of the kinds of tier; the machine may differ."""
+        best, _ = self.seconds_range
+        latency = max(tier.speed.latency_seconds for tier in (self.corpus.tier, self.target))
+        return 1.5 * best + self.requests * latency / _IN_FLIGHT
+
+    @cached_property
+    def cost(self) -> float:
+        """US dollars for requests and egress, the read-back that verifies included."""
+        reads, writes, checks = self._requests
+        checked = int(pc.sum(self.steps["nbytes"]).as_py() or 0)
+        return (
+            self.corpus.tier.prices.reading(self.nbytes, reads)
+            + self.target.prices.writing(writes)
+            + self.target.prices.reading(checked, checks)
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the plan: the same steps between the same tiers have the same digest."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.steps.schema) as writer:
+            writer.write_table(self.steps)
+        where = (
+            f"{self.corpus.name}|{self.corpus.record}|{self.corpus.tier.url}|{self.target.url}|{self.release}"
+        )
+        return digest([where.encode(), memoryview(sink.getvalue())])
+
+    @property
+    def _copied(self) -> pa.Table:
+        return self.steps.filter(pc.equal(self.steps["action"], "copy"))
+
+    @cached_property
+    def _requests(self) -> tuple[int, int, int]:
+        """Reads of the source, writes to the target, reads of the target that verify."""
+        copied = self._copied["nbytes"].to_numpy()
+        everything = self.steps["nbytes"].to_numpy()
+        documents = len(self.corpus.contents.documents) + 3  # manifest, version record, HEAD
+        return (
+            _pieces(copied, self.corpus.tier, GET_BYTES),
+            _pieces(copied, self.target, PUT_BYTES) + documents,
+            _pieces(everything, self.target, GET_BYTES),
+        )
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The steps in runs of neighbours, each the work of one task."""
+        total = int(pc.sum(self.steps["nbytes"]).as_py() or 0)
+        target = min(MAX_BATCH_BYTES, max(MIN_BATCH_BYTES, total // _BATCHES))
+        ends = np.cumsum(self.steps["nbytes"].to_numpy())
+        start = 0
+        while start < len(ends):
+            begun = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, begun + target, side="right")))
+            yield self.steps.slice(start, stop - start)
+            start = stop
+
+    def tasks(self) -> Iterator[Delayed]:
+        """The copying tasks, one a batch."""
+        from tiering.move import copy_batch
+
+        task = delayed(copy_batch, pure=False)
+        for batch in self.batches():
+            yield task(
+                self.corpus.tier,
+                self.target,
+                self.corpus.name,
+                batch["key"].to_pylist(),
+                batch["nbytes"].to_pylist(),
+                batch["digest"].to_pylist(),
+            )
+
+    def graph(self) -> Delayed:
+        """The whole move as one Dask value: one task a batch, then publish, then (if planned) release.
+
+        Compute it on any scheduler, or make it part of another graph. Its value: the number of shards moved.
+        """
+        from tiering.move import finish
+
+        whole: Delayed = delayed(finish, pure=False)(list(self.tasks()), self)
+        return whole
+
+    def check_drift(self) -> None:
+        """Raise `Conflict` when the source or the target is no longer what was planned for."""
+        name, version = self.corpus.name, self.corpus.version
+        for tier in (self.corpus.tier, self.target):
+            if tier is self.target and not catalog.is_published(tier.store, name, version):
+                continue
+            found = catalog.record(tier.store, name, version)
+            if found != self.corpus.record:
+                raise Conflict(
+                    f"corpus {self.corpus.name!r} is not the one that was planned for",
+                    tier=tier.name,
+                    hint="Plan the move again",
+                )
+
+    def run(self, client: Client | None = None, *, progress: bool | None = None) -> Any:
+        """Do it; see `tiering.move.run_plan`."""
+        from tiering.move import run_plan
+
+        return run_plan(self, client, progress=progress)
+
+    def __str__(self) -> str:
+        present = self.steps.num_rows - self._copied.num_rows
+        best, worst = self.seconds_range
+        return "\n".join(
+            [
+                f"move {self.corpus.name!r} version {self.corpus.version}"
+                f" from {self.corpus.tier.name} to {self.target.name}",
+                f"  shards    {self._copied.num_rows} to copy, {present} there to check",
+                f"  bytes     {format_bytes(self.nbytes)}",
+                f"  requests  {self.requests:,}",
+                f"  time      {format_time(self.seconds)} ({format_time(best)} to {format_time(worst)})",
+                f"  money     ${self.cost:.4f}",
+                f"  then      {'release the source' if self.release else 'keep the source'}",
+                f"  digest    {self.digest[:16]}",
+            ]
+        )
+
+
+def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePlan:
+    """Plan to make a verified copy of a corpus on another tier.
+
+    Args:
+        corpus: the corpus, on the tier to copy from.
+        target: where to.
+        release: give up the copy on the source once the new one is proven.
+
+    Raises:
+        UsageError: the target is the source, or read-only.
+        Conflict: another corpus has this name on the target.
+        CapacityExceeded: the target has no room.
+    """
+    if target.url == corpus.tier.url:
+        raise UsageError(
+            f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
+        )
+    if target.read_only:
+        raise UsageError("the target is read-only", tier=target.name, hint="Choose another tier")
+    shards = corpus.manifest.select(["key", "nbytes", "digest"])
+    present = {info.key: info.nbytes for info in target.store.list(corpus.name)}
+    prefix = corpus.key("")
+    seen = np.array([present.get(prefix + key, -1) for key in shards["key"].to_pylist()], np.int64)
+    sizes = shards["nbytes"].to_numpy()
+    actions = pa.array(np.where(seen == sizes, "check", "copy"), pa.string())
+    plan = MovePlan(corpus, target, shards.append_column("action", actions), release)
+    plan.check_drift()
+    # What is overwritten needs room beside its old bytes only once; counting it whole is safe.
+    check_room(target, plan.nbytes, int(sizes.max()), f"corpus {corpus.name!r}")
+    return plan
+
+
+def check_room(tier: Tier, needed_bytes: int, largest_bytes: int, what: str) -> None:
+    """Raise `CapacityExceeded` unless `needed_bytes` more fit on the tier."""
+    if tier.capacity_bytes is not None and largest_bytes > tier.capacity_bytes:
+        raise CapacityExceeded(
+            f"a shard of {what} has {largest_bytes} bytes, the whole tier {tier.capacity_bytes}",
+            tier=tier.name,
+            hint="Ingest with a smaller shard_size, or give the tier a larger capacity",
+        )
+    room = tier.room_bytes() if needed_bytes else None
+    if room is not None and needed_bytes > room:
+        raise CapacityExceeded(
+            f"{what} needs {needed_bytes} more bytes, there is room for {room}",
+            tier=tier.name,
+            hint="Release something from this tier, or give it a larger capacity",
+        )
+
+
+def _pieces(sizes: Any, tier: Tier, piece_bytes: int) -> int:
+    """Requests to read or write objects of these sizes."""
+    if tier.kind != "object":
+        return len(sizes)
+    return int(np.sum(-(-sizes // piece_bytes)))

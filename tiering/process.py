@@ -1,0 +1,62 @@
+"""Who a process is, so that another can tell whether it still lives. Linux only.
+
+Invariant: an identity is never reused: boot, pid namespace, pid and start time together name one process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+_START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command's closing bracket
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """One process for all time."""
+
+    machine: str
+    """Boot and pid namespace: only there do the other two mean anything."""
+    pid: int
+    started: int
+
+    def text(self) -> str:
+        """A form for storing."""
+        return f"{self.machine}/{self.pid}/{self.started}"
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessId:
+        """The opposite of `text`; raises ValueError."""
+        machine, pid, started = text.rsplit("/", 2)
+        return cls(machine, int(pid), int(started))
+
+    def is_dead(self) -> bool:
+        """Whether the process is known to have ended. False also where that cannot be known from here."""
+        return self.machine == _machine() and _start_time(self.pid) != self.started
+
+    def is_alive(self) -> bool:
+        """Whether the process is known to run. False also where that cannot be known from here."""
+        return self.machine == _machine() and _start_time(self.pid) == self.started
+
+
+def current() -> ProcessId:
+    """This process."""
+    pid = os.getpid()
+    return ProcessId(_machine(), pid, _start_time(pid) or 0)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino:x}"
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[_START_TIME_FIELD])

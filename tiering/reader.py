@@ -1,0 +1,259 @@
+"""Reads blocks of a corpus into caller's memory, from the node cache or the tier, verified.
+
+Invariant: no byte is handed out before its block's CRC32C was found right. A damaged or missing copy is
+replaced from another tier that holds one, and reported; without one it is an error, never wrong rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tiering.cache import NodeCache
+from tiering.corpus import Corpus, Shard, shards_of
+from tiering.digest import Buffer
+from tiering.errors import Corrupt, NotFound, TieringError, UsageError
+from tiering.layout import arrow
+from tiering.layout.base import BlockSpan
+from tiering.layout.zarr import ZarrColumn, check_block, decode_block, index_bytes, read_index
+from tiering.schema import array_of, columns_of
+from tiering.scrub import heal
+from tiering.transfer import read_verified
+
+log = logging.getLogger("tiering.reader")
+
+
+@dataclass(slots=True)
+class ReadCounts:
+    """What reading cost so far."""
+
+    bytes_needed: int = 0
+    """Bytes of the blocks that were asked for, as stored."""
+    bytes_fetched: int = 0
+    """Bytes that came from beyond the node cache."""
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    """Tier and key of each bad copy that was met."""
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self.bytes_needed = self.bytes_fetched = 0
+        self.damaged = []
+
+
+@dataclass(slots=True)
+class _ShardState:
+    """What this process knows of one shard object."""
+
+    shard: Shard
+    key: str
+    """Relative to the corpus."""
+    spans: Sequence[BlockSpan] | None = None
+    crcs: Sequence[int] = ()
+    cached: bool | None = None
+    """Whether the node cache had it when last asked; None before that."""
+    rescued: bytearray | None = None
+    """All of it, from another tier, where this tier cannot take it back."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class BlockReader:
+    """Reads blocks of some columns of a corpus; usable from many threads.
+
+    Args:
+        corpus: the corpus, on the tier to read from.
+        columns: names of columns of fixed shape; all by default.
+        cache: the node's cache, or None to read the tier alone.
+
+    Raises:
+        UsageError: no such column, or its rows have no fixed shape.
+    """
+
+    def __init__(
+        self, corpus: Corpus, columns: Sequence[str] | None = None, cache: NodeCache | None = None
+    ) -> None:
+        self.corpus = corpus
+        self.cache = cache
+        self.columns = _choose(corpus, columns)
+        self.block_rows = corpus.contents.block_rows
+        self.counts = ReadCounts()
+        self._lock = threading.Lock()
+        self._layout = corpus.layout if corpus.format == "zarr" else None
+        objects = [column.name for column in self.columns] if self._layout else [""]
+        self._shards = {name: _states(corpus, name) for name in objects}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all shard objects that hold the chosen columns."""
+        return sum(state.shard.nbytes for states in self._shards.values() for state in states)
+
+    @property
+    def digests(self) -> list[str]:
+        """Digests of those shard objects."""
+        return [state.shard.digest for states in self._shards.values() for state in states]
+
+    def slot_rows(self, column: ZarrColumn) -> int:
+        """Rows that a slot for one block of `column` must have: the block's, and room for its CRC."""
+        return self.block_rows + -(-4 // column.row_bytes)
+
+    def new_epoch(self) -> None:
+        """Ask the cache again for what it refused or evicted."""
+        for states in self._shards.values():
+            for state in states:
+                state.cached = None
+
+    def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
+        """Read one block of every chosen column.
+
+        Args:
+            shard: its number.
+            block: number of the block within the shard.
+            slots: for each column a writable buffer of `slot_rows` rows; its first rows become the block's.
+
+        Raises:
+            Corrupt: it is damaged, and no other tier has a good copy.
+            Unavailable, DeadlineExceeded: the tier does not answer.
+        """
+        for name, states in self._shards.items():
+            state = states[shard]
+            try:
+                self._read(name, state, block, slots)
+            except (Corrupt, NotFound) as error:
+                self._replace(state, error)
+                self._read(name, state, block, slots)
+
+    def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+        span, crc = self._locate(state, block)
+        with self._lock:
+            self.counts.bytes_needed += span.nbytes
+        if self._layout is None:
+            message = bytearray(span.nbytes)
+            self._bytes(state, span.offset, memoryview(message))
+            self._scatter(message, crc, slots)
+            return
+        column = self._layout.column(name)
+        if self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
+            stored = slots[name][: span.nbytes]
+            self._bytes(state, span.offset, stored)
+            check_block(stored)
+            return
+        stored = memoryview(bytearray(span.nbytes))
+        self._bytes(state, span.offset, stored)
+        decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
+
+    def _scatter(self, message: Buffer, crc: int, slots: Mapping[str, memoryview]) -> None:
+        batch = arrow.decode_block(message, crc, self.corpus.schema)
+        for column in self.columns:
+            values = array_of(batch.column(column.name), column)
+            _as_rows(slots[column.name], column, len(values))[:] = values
+
+    def _locate(self, state: _ShardState, block: int) -> tuple[BlockSpan, int]:
+        """Where a block lies and, for Arrow, its CRC32C."""
+        if state.spans is None:
+            layout = self._layout or self.corpus.layout
+            tail = bytearray(index_bytes(layout.nblocks))
+            self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
+            with self._lock:
+                self.counts.bytes_needed += len(tail)
+            found = read_index(tail, layout.nblocks, state.shard.nbytes)
+            present = [span for span in found[: layout.shard_blocks(state.shard.number)] if span]
+            if len(present) < layout.shard_blocks(state.shard.number):
+                raise Corrupt("a block is missing", tier=self.corpus.tier.name, key=state.shard.key)
+            state.spans = present
+        return state.spans[block], state.crcs[block] if state.crcs else 0
+
+    def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> None:
+        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier."""
+        if self._in_cache(state) and self.cache is not None:
+            try:
+                self.cache.read_into(state.shard.digest, offset, buffer)
+            except (NotFound, TieringError):  # evicted meanwhile, or the cache is sick
+                state.cached = False
+            else:
+                return
+        if state.rescued is not None:
+            buffer[:] = state.rescued[offset : offset + buffer.nbytes]
+            return
+        self.corpus.tier.store.read_into(state.shard.key, offset, buffer)
+        self._fetched(buffer.nbytes)
+
+    def _in_cache(self, state: _ShardState) -> bool:
+        if self.cache is None:
+            return False
+        if state.cached is None:
+            with state.lock:
+                if state.cached is None:
+                    state.cached = self.cache.get(
+                        state.shard.digest, state.shard.nbytes, lambda: [self._whole(state)]
+                    )
+        return state.cached
+
+    def _whole(self, state: _ShardState) -> bytearray:
+        """A whole shard, verified, to be kept in the cache."""
+        shard = state.shard
+        try:
+            data = read_verified(self.corpus.tier.store, shard.key, shard.nbytes, shard.digest)
+        except (Corrupt, NotFound) as error:
+            return self._heal(state, error)[0]
+        self._fetched(shard.nbytes)
+        return data
+
+    def _replace(self, state: _ShardState, error: TieringError) -> None:
+        """After a bad or missing block: drop the cached copy, or heal the tier's if that is the bad one."""
+        with state.lock:
+            if state.cached and self.cache is not None:
+                self.cache.discard(state.shard.digest)
+                state.cached = False
+                log.warning("shard %s was bad in the node cache; it is read from its tier", state.shard.key)
+            elif state.rescued is None:
+                data, back = self._heal(state, error)
+                state.rescued = None if back else data
+
+    def _heal(self, state: _ShardState, error: TieringError) -> tuple[bytearray, bool]:
+        name = self.corpus.tier.name
+        log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, name, error.message)
+        with self._lock:
+            self.counts.damaged.append((name, state.shard.key))
+        data, back = heal(self.corpus, state.key, state.shard.nbytes, state.shard.digest)
+        self._fetched(state.shard.nbytes)
+        return data, back
+
+    def _fetched(self, nbytes: int) -> None:
+        with self._lock:
+            self.counts.bytes_fetched += nbytes
+
+
+def _choose(corpus: Corpus, names: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
+    known = list(corpus.schema.names)
+    for name in names or ():
+        if name not in known:
+            raise UsageError(
+                f"corpus {corpus.name!r} has no column {name!r}", hint=f"Its columns are {', '.join(known)}"
+            )
+    wanted = known if names is None else list(dict.fromkeys(names))
+    if not wanted:
+        raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
+    return columns_of(corpus.schema.empty_table().select(wanted).schema)
+
+
+def _states(corpus: Corpus, column: str) -> list[_ShardState]:
+    states = [
+        _ShardState(shard, shard.key.removeprefix(corpus.key(""))) for shard in shards_of(corpus, column)
+    ]
+    if corpus.format == "arrow":
+        offsets, crcs = (corpus.manifest[name].to_pylist() for name in ("block_offsets", "block_crcs"))
+        for state in states:
+            bounds = offsets[state.shard.number]
+            state.spans = [BlockSpan(start, stop - start) for start, stop in pairwise(bounds)]
+            state.crcs = crcs[state.shard.number]
+    return states
+
+
+def _as_rows(slot: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:
+    flat = np.frombuffer(slot, np.uint8, rows * column.row_bytes)
+    return flat.view(column.dtype).reshape(rows, *column.shape)

@@ -1,0 +1,1 @@
+"""Sources: one reader per kind of input, behind the small contract in `base`."""

@@ -1,0 +1,74 @@
+"""From what a user gives to a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dask.array as da
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from tiering.errors import UsageError
+from tiering.sources.arrays import ArraySource, DaskArraySource
+from tiering.sources.base import Source
+from tiering.sources.tables import DatasetSource, TableSource, parquet_source
+from tiering.sources.text import TextSource
+
+READERS = ("text", "parquet")
+
+
+def open_source(source: Any, reader: str | None = None, options: Mapping[str, Any] | None = None) -> Source:
+    """The source for arrays by column, an Arrow table or dataset, or paths with a reader.
+
+    Args:
+        source: ``{column: array}``, a pyarrow Table or Dataset, a `Source`, a path or several.
+        reader: for paths: ``text`` or ``parquet``; by default from the ending of the first path.
+        options: of the reader, such as ``row_tokens`` of ``text``.
+
+    Raises:
+        UsageError: nothing here reads it.
+    """
+    options = dict(options or {})
+    if isinstance(source, str | os.PathLike):
+        source = [source]
+    if (
+        isinstance(source, Sequence)
+        and source
+        and all(isinstance(path, str | os.PathLike) for path in source)
+    ):
+        return _open_paths(source, reader, options)
+    if reader is not None or options:
+        raise UsageError(f"a reader ({reader!r}) is for paths, not for {type(source).__name__}")
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, Mapping):
+        lazy = any(isinstance(array, da.Array) for array in source.values())
+        return DaskArraySource(source) if lazy else ArraySource(source)
+    if isinstance(source, pa.RecordBatch):
+        source = pa.Table.from_batches([source])
+    if isinstance(source, pa.Table):
+        return TableSource(source)
+    if isinstance(source, pads.Dataset):
+        return DatasetSource(source)
+    raise UsageError(
+        f"cannot ingest {type(source).__name__}",
+        hint="Give {column: array}, a pyarrow Table or Dataset, or paths with reader='text' or 'parquet'",
+    )
+
+
+def _open_paths(
+    paths: Sequence[str | os.PathLike[str]], reader: str | None, options: dict[str, Any]
+) -> Source:
+    if reader is None:
+        reader = "parquet" if os.fspath(paths[0]).endswith((".parquet", ".pq")) else "text"
+    if reader == "parquet" and not options:
+        return parquet_source(paths)
+    if reader == "text":
+        try:
+            return TextSource(paths, **options)
+        except TypeError:
+            raise UsageError(f"unknown options of the reader 'text': {sorted(options)}") from None
+    known = ", ".join(READERS)
+    raise UsageError(f"no reader {reader!r} with options {sorted(options)}", hint=f"Readers: {known}")

@@ -1,0 +1,163 @@
+"""Formatting: makes a block volume of a device or an image, and erases nothing that it was not told to.
+
+Invariant: what is mounted, in use or not empty is left as it was, the last unless forced; a failure leaves no
+file that was not there before. An image is written in full, so that no later write has to allocate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from tiering.errors import Conflict, NotFound, UsageError
+from tiering.stores.block_index import BlockIndex, sync_folder
+from tiering.stores.block_layout import DATA_START, MIN_BYTES, VOLUME_MAGIC, FreeSpace, Superblock
+from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, Medium, typed_errors
+
+_ZEROS: Final = bytes(BOUNCE_BYTES)
+_SIGNATURE_BYTES: Final = 1 << 20
+_SIGNATURES: Final = (
+    (0, VOLUME_MAGIC, "a block volume of this engine"),
+    (0, b"XFSB", "an XFS file system"),
+    (0, b"LUKS\xba\xbe", "a LUKS volume"),
+    (1080, b"\x53\xef", "an ext file system"),
+    (65600, b"_BHRfS_M", "a Btrfs file system"),
+    (536, b"LVM2", "an LVM volume"),
+    (512, b"EFI PART", "a GPT partition table"),
+    (510, b"\x55\xaa", "an MBR partition table or boot sector"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """What a block volume is and how full it is. All sizes in bytes, header pages included."""
+
+    path: Path
+    uuid: str
+    nbytes: int
+    used_bytes: int
+    free_bytes: int
+    objects: int
+    largest_free_bytes: int
+    direct: bool
+    """Whether reads and writes go past the page cache."""
+
+
+def format_volume(
+    path: Path, nbytes: int | None, *, index_path: Path | None = None, force: bool = False
+) -> VolumeInfo:
+    """Make a block volume, and its empty index, of a device or of an image that is made or overwritten.
+
+    Args:
+        path: a block device, or an image file.
+        nbytes: size, rounded down to 4 KiB; None for all of a device or of an image that is there.
+        index_path: where the index lies; default ``<path>.index`` for an image, required for a device.
+        force: erase whatever the device or file holds. One that is mounted or in use is refused even so.
+
+    Raises:
+        Conflict: it holds something. Locked: mounted or in use. CapacityExceeded: no room for the image.
+        UsageError: a wrong size, or no index path for a device.
+    """
+    is_device = path.is_block_device()
+    index_path = index_path_of(path, index_path, is_device=is_device)
+    made = [file for file in (path, index_path) if not file.exists()]
+    if path in made and path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm"):  # noqa: S108
+        raise NotFound(f"there is no device {path}", hint="List devices with: lsblk")
+    if path in made and nbytes is None:
+        raise UsageError(f"{path} does not exist, and no size is given", hint="Give one, such as 10GiB")
+    if nbytes is not None:
+        _usable_bytes(path, nbytes)
+    with typed_errors(None, None, path):
+        if path in made:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with contextlib.closing(Medium(None, path)) as medium, contextlib.ExitStack() as undo:
+            # Only now that the volume is locked: another who makes it at the same moment keeps its files.
+            for file in made:
+                undo.callback(file.unlink, missing_ok=True)
+            info = _format(medium, nbytes, index_path, force=force)
+            undo.pop_all()
+            return info
+
+
+def volume_info(medium: Medium, superblock: Superblock, space: FreeSpace, objects: int) -> VolumeInfo:
+    """What a caller is told of a volume."""
+    return VolumeInfo(
+        path=medium.path,
+        uuid=str(superblock.volume),
+        nbytes=superblock.nbytes,
+        used_bytes=superblock.nbytes - space.nbytes,
+        free_bytes=space.nbytes,
+        objects=objects,
+        largest_free_bytes=space.largest_bytes,
+        direct=medium.direct,
+    )
+
+
+def index_path_of(path: Path, index_path: Path | None, *, is_device: bool) -> Path:
+    """Where the index of the volume at `path` lies."""
+    if index_path is None and is_device:
+        hint = "Give index_path, a file on a local file system that outlives a reboot"
+        raise UsageError(f"device {path} has no place beside it for an index", hint=hint)
+    return index_path or path.with_name(f"{path.name}.index")
+
+
+def _format(medium: Medium, nbytes: int | None, index_path: Path, *, force: bool) -> VolumeInfo:
+    path = medium.path
+    size = _usable_bytes(path, medium.nbytes if nbytes is None else nbytes)
+    if medium.is_device and size > medium.nbytes:
+        raise UsageError(f"{path} has {medium.nbytes} bytes, not {size}", hint="Give a smaller size or none")
+    if not force and (content := _content(path, medium.nbytes)):
+        hint = "Choose another, or give --force to erase it"
+        raise Conflict(f"{path} holds {content}", hint=hint)
+    with contextlib.closing(BlockIndex.open(index_path)) as index:
+        if medium.is_device:
+            _wipe_ends(path, medium.nbytes)
+        else:
+            medium.resize(size)
+            for offset in range(0, size, BOUNCE_BYTES):
+                medium.write(offset, [memoryview(_ZEROS)[: size - offset]])
+        superblock = Superblock(uuid4(), size, 0, secrets.token_bytes(16))
+        superblock.write(medium)
+        if not medium.is_device:
+            sync_folder(path.parent)
+        index.replace([], [], superblock.token)
+    return volume_info(medium, superblock, FreeSpace(DATA_START, size, []), 0)
+
+
+def _usable_bytes(path: Path, nbytes: int) -> int:
+    if nbytes < MIN_BYTES:
+        raise UsageError(f"{nbytes} bytes are too few for a volume at {path}", hint="Give 1MiB or more")
+    return nbytes // PAGE_BYTES * PAGE_BYTES
+
+
+def _ends(nbytes: int) -> Iterator[tuple[int, int]]:
+    """Where signatures lie, as (offset, length); the end of a device may lie within a page."""
+    head_bytes = min(nbytes, _SIGNATURE_BYTES)
+    yield 0, head_bytes
+    yield max(head_bytes, nbytes - _SIGNATURE_BYTES), min(_SIGNATURE_BYTES, nbytes - head_bytes)
+
+
+def _content(path: Path, nbytes: int) -> str | None:
+    """What a device or file seems to hold; None when both its ends are zero."""
+    with path.open("rb") as file:
+        for offset, length in _ends(nbytes):
+            data = os.pread(file.fileno(), length, offset)
+            for at, magic, what in _SIGNATURES if offset == 0 else ():
+                if data[at : at + len(magic)] == magic:
+                    return what
+            if rest := data.lstrip(b"\0"):
+                return f"something: byte {offset + len(data) - len(rest)} is not zero"
+    return None
+
+
+def _wipe_ends(path: Path, nbytes: int) -> None:
+    with path.open("r+b", buffering=0) as file:
+        for offset, length in _ends(nbytes):
+            os.pwrite(file.fileno(), bytes(length), offset)
+        os.fsync(file.fileno())

@@ -1,0 +1,287 @@
+"""Index of a block volume: a SQLite database that says which object lies where, and what is free.
+
+Invariant: every page of the volume that would pass for an object's header is named here, in `extents` (it
+counts) or in `doomed` (it must be zeroed before its space is free). So a header is doomed before it is
+written and when it stops counting. The database holds nothing that a scan of the volume does not give back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from tiering.errors import FormatError, Locked, UnsupportedVersion, UsageError
+from tiering.stores.block_medium import PAGE_BYTES, pages
+
+_APPLICATION_ID: Final = 0x43545842  # "CTXB", in the header of the database file
+_VERSION: Final = 1
+_SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE extents (key TEXT PRIMARY KEY, offset INTEGER NOT NULL UNIQUE, nbytes INTEGER NOT NULL,"
+    " generation INTEGER NOT NULL, digest TEXT NOT NULL, damaged INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE doomed (offset INTEGER PRIMARY KEY, span INTEGER NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_VERSION}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object's extent: a header page at `offset`, then `nbytes` of data, padded to whole pages."""
+
+    key: str
+    offset: int
+    nbytes: int
+    generation: int
+    digest: str
+    damaged: bool = False
+    """A rebuild found data that differ from their digest: kept as evidence, never read out."""
+
+    @property
+    def data_offset(self) -> int:
+        """Where the data begin, on a page boundary."""
+        return self.offset + PAGE_BYTES
+
+    @property
+    def span(self) -> int:
+        """Bytes of the volume that the extent takes."""
+        return span_of(self.nbytes)
+
+
+def span_of(nbytes: int) -> int:
+    """Bytes of the volume that an object of `nbytes` takes."""
+    return PAGE_BYTES + pages(nbytes)
+
+
+class BlockIndex:
+    """One connection. Not thread-safe: the store calls it under its one lock."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection: sqlite3.Connection | None = connection
+        self.broken = False
+        """A commit failed in a way that leaves its outcome unknown until the database is opened again."""
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the index for one writer, or make an empty one; one that is damaged is replaced.
+
+        Raises:
+            Locked: another process has it open. FormatError: the file is something else.
+            UnsupportedVersion: a newer engine wrote it. OSError, sqlite3.Error: the file system failed.
+        """
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            sync_folder(path.parent)
+        except FileExistsError:
+            pass
+        try:
+            return cls._open(path)
+        except sqlite3.DatabaseError as error:
+            code = error_code(error)
+            if code == sqlite3.SQLITE_BUSY:
+                hint = "Name this volume's own index_path, or stop the process that has it open"
+                raise Locked(f"index {path} is in use", hint=hint) from error
+            if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            with path.open("rb") as file:
+                if file.read(72)[68:] != _APPLICATION_ID.to_bytes(4):
+                    raise _foreign(path) from error
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return cls.open(path)
+
+    @classmethod
+    def snapshot(cls, path: Path) -> Self:
+        """A copy in memory for a reader, empty when there is none or it cannot be read; writes nothing.
+
+        The caller holds the volume's shared lock, so no writer changes the database meanwhile.
+        """
+        memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        # A database in WAL mode opens without write access only when it is declared unchanging.
+        mode = "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
+        with contextlib.suppress(sqlite3.Error):
+            disk = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
+            with contextlib.closing(disk):
+                if (
+                    _pragma(disk, "application_id") == _APPLICATION_ID
+                    and _pragma(disk, "user_version") == _VERSION
+                ):
+                    disk.backup(memory)
+        index = cls(memory)
+        if _pragma(memory, "application_id") != _APPLICATION_ID:
+            for statement in _SCHEMA:
+                memory.execute(statement)
+        return index
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of `key`."""
+        return next(iter(self._entries("WHERE key = ?", key)), None)
+
+    def below(self, prefix: str) -> list[Entry]:
+        """Entries below the folder `prefix` (all, for ``""``) in the order of their UTF-8 bytes."""
+        if not prefix:
+            return self._entries("ORDER BY key")
+        return self._entries(
+            "WHERE key > ? AND key < ? ORDER BY key", f"{prefix}/", f"{prefix}0"
+        )  # "0" follows "/"
+
+    def doomed(self) -> list[tuple[int, int]]:
+        """Offset and span of every extent whose header must be zeroed."""
+        return self._db.execute("SELECT offset, span FROM doomed ORDER BY offset").fetchall()
+
+    def count(self) -> int:
+        """How many objects there are."""
+        count: int = self._db.execute("SELECT count(*) FROM extents").fetchone()[0]
+        return count
+
+    def tokens(self) -> set[str]:
+        """The sessions of the volume that this index is good for; see `Superblock.token`."""
+        return {
+            value for (value,) in self._db.execute("SELECT value FROM meta WHERE name IN ('token', 'next')")
+        }
+
+    def set_tokens(self, token: str, following: str | None = None) -> None:
+        """Bind this index to a session, and to the one that is about to begin."""
+        with self._transaction() as db:
+            self._set_tokens(db, token, following)
+
+    def intend(self, offset: int, span: int) -> None:
+        """Doom the extent that is about to be written: until it is published it must not count."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO doomed VALUES (?, ?)", (offset, span))
+
+    def publish(self, entry: Entry, old: Entry | None) -> None:
+        """Let `entry` count and doom the `old` one of its key."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM doomed WHERE offset = ?", (entry.offset,))
+            if old:
+                db.execute("DELETE FROM extents WHERE key = ?", (old.key,))
+                db.execute("INSERT INTO doomed VALUES (?, ?)", (old.offset, old.span))
+            self._insert(db, entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Doom `entry`."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM extents WHERE key = ?", (entry.key,))
+            db.execute("INSERT INTO doomed VALUES (?, ?)", (entry.offset, entry.span))
+
+    def buried(self, offset: int) -> None:
+        """The header at `offset` is durably zero: its space is free."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM doomed WHERE offset = ?", (offset,))
+
+    def replace(self, entries: Iterable[Entry], doomed: Iterable[Entry], token: str) -> None:
+        """Hold exactly these, whatever was here before."""
+        with self._transaction() as db:
+            for table in ("extents", "doomed"):
+                db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of two literals
+            for entry in entries:
+                self._insert(db, entry)
+            db.executemany(
+                "INSERT INTO doomed VALUES (?, ?)", [(entry.offset, entry.span) for entry in doomed]
+            )
+            self._set_tokens(db, token, None)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    @classmethod
+    def _open(cls, path: Path) -> Self:
+        connection = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if not self._connection:
+            raise UsageError("the store is closed", hint="Open it again")
+        return self._connection
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            # A full disk leaves no commit record. Any other failure may have left one that the next opening
+            # replays, so until then nothing on the volume may change that such a record relies on.
+            if isinstance(error, sqlite3.Error) and error_code(error) != sqlite3.SQLITE_FULL:
+                self.broken = True
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _entries(self, where: str, *values: str) -> list[Entry]:
+        columns = "key, offset, nbytes, generation, digest, damaged"
+        rows = self._db.execute(f"SELECT {columns} FROM extents {where}", values)  # noqa: S608 - literals only
+        return [Entry(*row) for row in rows.fetchall()]
+
+    @staticmethod
+    def _insert(db: sqlite3.Connection, entry: Entry) -> None:
+        db.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?, ?)", astuple(entry))
+
+    @staticmethod
+    def _set_tokens(db: sqlite3.Connection, token: str, following: str | None) -> None:
+        rows = [("token", token), ("next", following or token)]
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    code: int = getattr(error, "sqlite_errorcode", 0)  # an error of the module itself has none
+    return code & 0xFF
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    # Exclusive: a second volume that is given this index is refused, and WAL needs no shared memory.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first write
+    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        for statement in _SCHEMA:
+            db.execute(statement)
+    db.execute("COMMIT")
+    if _pragma(db, "application_id") != _APPLICATION_ID:
+        raise _foreign(path)
+    if (version := _pragma(db, "user_version")) != _VERSION:
+        hint = "Use the newer release, or remove the index: it is rebuilt from the volume"
+        raise UnsupportedVersion(f"index {path} has version {version}, not {_VERSION}", hint=hint)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if (problem := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        error = sqlite3.DatabaseError(problem)
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _foreign(path: Path) -> FormatError:
+    hint = "Name another index_path, or move that file away"
+    return FormatError(f"{path} is not the index of a block volume", hint=hint)

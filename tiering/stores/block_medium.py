@@ -1,0 +1,305 @@
+"""The medium below a block tier: one raw device or image file, locked, read and written in 4 KiB pages.
+
+Invariant: while a `Medium` is open for writing no other opener of the same path is; every byte goes past the
+page cache where the medium allows it; and after a failed flush nothing counts as durable any more, for the
+kernel reports a lost write only once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, NoReturn
+
+import numpy as np
+
+from tiering.digest import Buffer, Hasher
+from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
+
+PAGE_BYTES: Final = 4096
+BOUNCE_BYTES: Final = 8 << 20
+_HUGE_BYTES: Final = 2 << 20
+_KEPT_BOUNCES: Final = 4
+
+
+def pages(nbytes: int) -> int:
+    """`nbytes` rounded up to whole pages, in bytes."""
+    return -(-nbytes // PAGE_BYTES) * PAGE_BYTES
+
+
+class Medium:
+    """An open, locked device or image. Many threads may read and write disjoint pages of it."""
+
+    def __init__(self, tier: str | None, path: Path, *, read_only: bool = False) -> None:
+        """Open and lock `path`.
+
+        Raises:
+            NotFound: there is nothing at `path`.
+            Locked: mounted, attached to a loop device, or open in another store.
+            UsageError: neither a regular file nor a block device, or no right to it.
+        """
+        self.tier = tier
+        self.path = path
+        self.broken = False
+        """A flush failed: what was written since the last good one may be lost."""
+        self._bounces: list[memoryview] = []
+        self._state = threading.Condition()
+        self._flushing = threading.Lock()
+        self._in_use = 0
+        self._stopped = False
+        with typed_errors(tier, None, path):
+            self.is_device = _is_device(path, tier)
+            if not self.is_device:
+                _refuse_attached(path, tier)
+            flags = os.O_RDONLY if read_only else os.O_RDWR | (os.O_EXCL if self.is_device else 0)
+            self._fd, self.direct = _open(path, flags | os.O_CLOEXEC)
+            try:
+                _lock(self._fd, path, tier, shared=read_only)
+                self.nbytes = os.lseek(self._fd, 0, os.SEEK_END)  # fstat says 0 for a device
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on; neither needs to be aligned.
+
+        Raises:
+            OSError: the medium failed. Corrupt: it ends before the range does.
+        """
+        done = buffer.nbytes
+        if self.direct and done:
+            aligned = offset % PAGE_BYTES == 0 and _address(buffer) % PAGE_BYTES == 0
+            done = done // PAGE_BYTES * PAGE_BYTES if aligned else 0
+        with self._using() as fd:
+            self._fill(fd, offset, buffer[:done])
+            if done == buffer.nbytes:
+                return
+            with self.bounce() as bounce:
+                while done < buffer.nbytes:
+                    skip = (offset + done) % PAGE_BYTES
+                    take = min(buffer.nbytes - done, BOUNCE_BYTES - skip)
+                    self._fill(fd, offset + done - skip, bounce[: pages(skip + take)])
+                    _copy(buffer[done : done + take], bounce[skip : skip + take])
+                    done += take
+
+    def write(self, offset: int, buffers: Iterable[Buffer]) -> str:
+        """Write the concatenation of `buffers` from page `offset` on, the last page padded with zeros.
+
+        Returns the BLAKE3 digest of exactly the bytes handed to the medium, even when another thread changes
+        `buffers` meanwhile. Durable only after `flush`.
+        """
+        hasher = Hasher()
+        filled = 0
+        with self._using() as fd, self.bounce() as bounce:
+            for buffer in buffers:
+                view = memoryview(buffer).cast("B")
+                while view.nbytes:
+                    take = min(view.nbytes, BOUNCE_BYTES - filled)
+                    _copy(bounce[filled : filled + take], view[:take])
+                    view, filled = view[take:], filled + take
+                    if filled == BOUNCE_BYTES:
+                        hasher.update(bounce)
+                        _put(fd, offset, bounce)
+                        offset, filled = offset + filled, 0
+            if filled:
+                hasher.update(bounce[:filled])
+                end = pages(filled)
+                bounce[filled:end] = bytes(end - filled)
+                _put(fd, offset, bounce[:end])
+        return hasher.hexdigest()
+
+    def resize(self, nbytes: int) -> None:
+        """Cut or allocate an image to `nbytes`; a full disk is told before anything is overwritten."""
+        with self._using() as fd:
+            os.ftruncate(fd, min(nbytes, self.nbytes))
+            try:
+                os.posix_fallocate(fd, 0, nbytes)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without preallocation
+                    raise
+        self.nbytes = nbytes
+
+    def flush(self) -> None:
+        """Wait until every write that returned before this call is durable."""
+        # One at a time: a second caller in flight could see success for a loss that was told to the first.
+        with self._using() as fd, self._flushing:
+            if self.broken:
+                raise OSError(errno.EIO, "an earlier flush failed", str(self.path))
+            try:
+                os.fdatasync(fd)
+            except OSError:
+                self.broken = True
+                raise
+
+    @contextlib.contextmanager
+    def bounce(self) -> Iterator[memoryview]:
+        """Borrow an aligned buffer of `BOUNCE_BYTES`."""
+        try:
+            view = self._bounces.pop()
+        except IndexError:  # more threads than ever before
+            view = aligned_buffer(BOUNCE_BYTES)
+        yield view
+        if len(self._bounces) < _KEPT_BOUNCES:
+            self._bounces.append(view)
+
+    def stop(self) -> None:
+        """Refuse new reads and writes and wait for those in flight; the lock is kept."""
+        with self._state:
+            self._stopped = True
+            self._state.wait_for(lambda: self._in_use == 0)
+
+    def close(self) -> None:
+        """Give the lock back. Idempotent."""
+        self.stop()
+        with self._state:
+            if self._fd >= 0:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
+                os.close(self._fd)
+                self._fd = -1
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[int]:
+        # Without the count, close() in one thread would let another read a file that reuses the number.
+        with self._state:
+            if self._stopped:
+                raise UsageError("the store is closed", tier=self.tier, hint="Open it again")
+            self._in_use += 1
+        try:
+            yield self._fd
+        finally:
+            with self._state:
+                self._in_use -= 1
+                self._state.notify_all()
+
+    def _fill(self, fd: int, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < view.nbytes:
+            got = os.preadv(fd, [view[done:]], offset + done)
+            if got == 0 or (self.direct and got % PAGE_BYTES):
+                raise Corrupt(f"{self.path} ends at byte {offset + done + got}", tier=self.tier)
+            done += got
+
+
+@contextlib.contextmanager
+def typed_errors(tier: str | None, key: str | None, path: Path) -> Iterator[None]:
+    """Raise errors of the operating system and of SQLite as the engine's own."""
+    try:
+        yield
+    except TieringError as error:
+        error.tier, error.key = error.tier or tier, error.key or key
+        raise
+    except OSError as error:
+        _fail(error, tier, key, path)
+    except sqlite3.Error as error:
+        text = f"index of {path}: {error}"
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            hint = "Make room on the file system that holds the index"
+            raise CapacityExceeded(text, tier=tier, key=key, hint=hint) from error
+        hint = "Open the store again; without its index it is rebuilt from the volume"
+        raise Unavailable(text, tier=tier, key=key, hint=hint) from error
+
+
+def aligned_buffer(nbytes: int) -> memoryview:
+    """A zeroed buffer on a 2 MiB boundary, of huge pages where the kernel has them."""
+    area = mmap.mmap(-1, nbytes + _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without transparent huge pages
+        area.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(area)
+    start = -_address(view) % _HUGE_BYTES
+    return view[start : start + nbytes]
+
+
+def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoReturn:
+    text = f"{error.strerror or error} at {error.filename or path}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = f"Make it with: tiering block format {path} --size 10GiB"
+        raise NotFound(f"no block volume at {path}", tier=tier, key=key, hint=hint) from error
+    if error.errno in (errno.EBUSY, errno.ETXTBSY):
+        hint = "Unmount it, or stop what uses it (lsblk, swapon, dmsetup ls), or choose another device"
+        raise Locked(f"{path} is mounted, or open in another store", tier=tier, key=key, hint=hint) from error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "Make room on this file system, or use a smaller volume"
+        raise CapacityExceeded(text, tier=tier, key=key, hint=hint) from error
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Give this user the right to it (for a device: group disk), or open it read-only"
+        raise UsageError(text, tier=tier, key=key, hint=hint) from error
+    hint = "Look at the kernel log for this device; open the store again once it is well"
+    raise Unavailable(text, tier=tier, key=key, hint=hint) from error
+
+
+def _is_device(path: Path, tier: str | None) -> bool:
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        hint = "Name a block device, or an image made by: tiering block format PATH --size 10GiB"
+        raise UsageError(f"{path} is neither a regular file nor a block device", tier=tier, hint=hint)
+    return stat.S_ISBLK(mode)
+
+
+def _open(path: Path, flags: int) -> tuple[int, bool]:
+    """A descriptor, and whether it goes past the page cache."""
+    try:
+        fd = os.open(path, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return os.open(path, flags), False  # a file system without O_DIRECT
+        raise
+    try:
+        os.preadv(fd, [aligned_buffer(PAGE_BYTES)], 0)
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.EINVAL:
+            return os.open(path, flags), False  # one that says so only when it is used
+        raise
+    return fd, True
+
+
+def _lock(fd: int, path: Path, tier: str | None, *, shared: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "Stop that process, share its store, or open both read-only; the lock ends with its holder"
+        raise Locked(f"{path} is open in {_holder(fd)}", tier=tier, hint=hint) from None
+
+
+def _holder(fd: int) -> str:
+    """Who holds the flock, as far as the kernel tells."""
+    ours = f":{os.fstat(fd).st_ino}"
+    with contextlib.suppress(OSError):
+        for fields in map(str.split, Path("/proc/locks").read_text().splitlines()):
+            if fields[1] == "FLOCK" and fields[5].endswith(ours):
+                return "this process" if fields[4] == str(os.getpid()) else f"process {fields[4]}"
+    return "another process"
+
+
+def _refuse_attached(path: Path, tier: str | None) -> None:
+    """An image that a loop device writes to is held, though no lock on the file says so."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(backing.read_text().rstrip("\n")).samefile(path):
+                device = f"/dev/{backing.parts[3]}"
+                hint = f"Use the device, or detach it: losetup -d {device}"
+                raise Locked(f"{path} is attached to {device}", tier=tier, hint=hint)
+
+
+def _address(view: memoryview) -> int:
+    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+def _copy(target: memoryview, source: memoryview) -> None:
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))  # without the GIL
+
+
+def _put(fd: int, offset: int, view: memoryview) -> None:
+    while view.nbytes:
+        put = os.pwrite(fd, view, offset)
+        view, offset = view[put:], offset + put

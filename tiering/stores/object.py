@@ -1,0 +1,295 @@
+"""Object tier: a bucket of S3, Google Cloud Storage or Azure Blob, through obstore.
+
+Invariant: one read returns bytes of one version of an object. A read that takes several requests pins the
+ETag of the first one (If-Match) and starts over when the object was overwritten in between.
+
+A write is one PUT, or above `SINGLE_PUT_BYTES` a multipart upload that obstore aborts when it fails. A write
+with ``if_absent`` is one PUT with ``If-None-Match: *`` of at most `MAX_PUT_BYTES`: the Ceph gateway ignores
+the condition when a multipart upload completes. Uploads are signed over their bytes, which the server checks.
+
+Deadlines: a server that is silent for ``deadline_seconds`` is given up. No client sees the progress of an
+upload, so the answer to one may take a second more per MiB sent.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError
+
+from tiering.credentials import Options
+from tiering.digest import Buffer
+from tiering.errors import Corrupt, Unavailable, UsageError
+from tiering.keys import validate, validate_prefix
+from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.object_errors import OverwrittenError, is_missing_bucket, is_past_the_end, typed
+from tiering.stores.object_options import ObjectOptions
+
+PIECE_BYTES = 8 << 20
+"""A longer read is cut into ranges of this size that are fetched side by side."""
+
+SINGLE_PUT_BYTES = 64 << 20
+MAX_PUT_BYTES = 5 << 30  # the limit of S3 for one PUT
+
+_THREADS = 8
+_READ_ATTEMPTS = 3
+_MAX_PARTS = 9_000  # S3 allows 10,000
+_SINGLE_PUT_SECONDS = 64
+
+_T = TypeVar("_T")
+
+_runtime_pid: int | None = None
+"""The process whose threads run obstore: they do not survive a fork, and calls in the child hang."""
+
+
+class ObjectStore(Store):
+    """Objects below `url`, such as ``s3://bucket/prefix``; the options are those of `ObjectOptions`.
+
+    Raises:
+        ConfigError: unknown scheme or option, wrong value, or a credential that is no reference.
+    """
+
+    kind: ClassVar[str] = "object"
+
+    def __init__(self, name: str, url: str, options: Options | None = None) -> None:
+        self.name = name
+        self._options = ObjectOptions.parse(name, url, options or {})
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[float, int], Any] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._reached = False  # whether the bucket is known to exist
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        validate(key)
+        check_range(self.name, key, offset, 0, offset)
+        if buffer.nbytes == 0:
+            check_range(self.name, key, offset, 0, self.stat(key).nbytes)
+            return
+
+        def fetch() -> None:
+            first = buffer[:PIECE_BYTES]
+            result = self._get(key, offset, first.nbytes)
+            check_range(self.name, key, offset, buffer.nbytes, result.meta["size"])
+            self._receive(result, key, offset, first, buffer[PIECE_BYTES:])
+
+        self._consistent(key, fetch)
+
+    def read(self, key: str) -> bytearray:
+        validate(key)
+
+        def fetch() -> bytearray:
+            try:
+                result = self._get(key, 0, PIECE_BYTES)
+            except Corrupt:  # no first byte: the object is empty
+                return bytearray(0)
+            data = bytearray(result.meta["size"])
+            view = memoryview(data)
+            self._receive(result, key, 0, view[:PIECE_BYTES], view[PIECE_BYTES:])
+            return data
+
+        return self._consistent(key, fetch)
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        validate(key)
+        nbytes = total_bytes(buffers)
+        if if_absent and nbytes > MAX_PUT_BYTES:
+            problem = f"{nbytes} bytes are too many for a conditional write, over {MAX_PUT_BYTES}"
+            raise UsageError(problem, tier=self.name, key=key, hint="Choose a smaller shard size")
+        multipart = nbytes > SINGLE_PUT_BYTES and not if_absent
+        views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
+        # An answer that got lost makes a repeated conditional write meet itself, so that one is not repeated.
+        client = self._client(SINGLE_PUT_BYTES if multipart else nbytes, 0 if if_absent else 2)
+        try:
+            result = obstore.put(
+                client,
+                key,
+                views[0] if len(views) == 1 else views or b"",
+                mode="create" if if_absent else "overwrite",
+                use_multipart=multipart,
+                chunk_size=max(PIECE_BYTES, math.ceil(nbytes / _MAX_PARTS)),
+                max_concurrency=_THREADS,
+            )
+        except (BaseError, OSError) as error:
+            self._fail(error, key)
+        if result["e_tag"]:
+            return ObjectInfo(key, nbytes, result["e_tag"])
+        info = self.stat(key)  # the Ceph gateway names no ETag when a multipart upload completes
+        if info.nbytes != nbytes:
+            hint = "Another writer was at work, or the server is at fault: write it again"
+            problem = f"{info.nbytes} bytes are there after {nbytes} were written"
+            raise Corrupt(problem, tier=self.name, key=key, hint=hint)
+        return info
+
+    def delete(self, key: str) -> None:
+        validate(key)
+        try:
+            obstore.delete(self._client(), key)
+        except FileNotFoundError as error:
+            if is_missing_bucket(error):
+                self._fail(error, key)
+        except (BaseError, OSError) as error:
+            self._fail(error, key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`.
+
+        Objects whose names are no keys are passed over, save those with an empty or a ``..`` segment: they
+        are a `UsageError`, because obstore then shows nothing of their page.
+        """
+        validate_prefix(prefix)
+        found = []
+        try:
+            for batch in obstore.list(self._client(), prefix or None, chunk_size=1000):
+                found += [_info(meta) for meta in batch if _is_key(meta["path"]) and meta["path"] != prefix]
+        except (BaseError, OSError) as error:
+            self._fail(error, prefix or None)
+        for info in sorted(found, key=lambda info: info.key.encode()):
+            # obstore shows the marker "folder/" that some tools leave as an empty object "folder".
+            if info.nbytes or self.exists(info.key):
+                yield info
+
+    def children(self, prefix: str = "") -> builtins.list[str]:
+        validate_prefix(prefix)
+        try:
+            found = obstore.list_with_delimiter(self._client(), prefix or None)
+        except (BaseError, OSError) as error:
+            self._fail(error, prefix or None)
+        paths = {*found["common_prefixes"], *(meta["path"] for meta in found["objects"])} - {prefix}
+        return sorted(path.rpartition("/")[2] for path in paths if _is_key(path))
+
+    def stat(self, key: str) -> ObjectInfo:
+        validate(key)
+        try:
+            return _info(obstore.head(self._client(), key))
+        except (BaseError, OSError) as error:
+            self._fail(error, key)
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+            self._clients.clear()
+        if pool:
+            pool.shutdown()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"store {self.name!r} is not pickled: each process opens its own from the Tier")
+
+    def _client(self, upload_bytes: int = 0, retries: int = 2) -> Any:
+        """The obstore client of this process whose requests may carry `upload_bytes`."""
+        global _runtime_pid
+        if _runtime_pid not in (None, os.getpid()):
+            hint = 'Start processes by multiprocessing.get_context("forkserver") or "spawn"'
+            raise UsageError("object clients do not work in a forked process", tier=self.name, hint=hint)
+        # In steps of a minute, so that a few clients serve all sizes.
+        minutes = math.ceil(upload_bytes / SINGLE_PUT_BYTES) if upload_bytes > PIECE_BYTES else 0
+        silence_seconds = self._options.deadline_seconds + minutes * _SINGLE_PUT_SECONDS
+        with self._lock:
+            client = self._clients.get((silence_seconds, retries))
+            if client is None:
+                _runtime_pid = os.getpid()
+                client = self._options.open(silence_seconds, retries)
+                self._clients[silence_seconds, retries] = client
+            return client
+
+    def _get(self, key: str, offset: int, nbytes: int, etag: str | None = None) -> obstore.GetResult:
+        """Ask for ``[offset, offset + nbytes)`` of the version `etag`; the answer may be shorter."""
+        options: obstore.GetOptions = {"range": (offset, offset + nbytes)}
+        if etag:
+            options["if_match"] = etag
+        try:
+            return obstore.get(self._client(), key, options=options)
+        except (BaseError, OSError) as error:
+            if is_past_the_end(error):  # the object was seen to end at or before `offset`
+                check_range(self.name, key, offset, max(nbytes, 1), min(offset, self.stat(key).nbytes))
+            self._fail(error, key)
+
+    def _receive(
+        self, result: obstore.GetResult, key: str, offset: int, first: memoryview, rest: memoryview
+    ) -> None:
+        """Read the body of `result` into `first`, and what follows it in the same version into `rest`."""
+        etag = result.meta["e_tag"]
+        if rest.nbytes and not etag:
+            raise Unavailable("the server names no ETag to pin a long read to", tier=self.name, key=key)
+        at = offset + first.nbytes
+        pieces: builtins.list[Future[None]] = []
+        try:
+            for start in range(0, rest.nbytes, PIECE_BYTES):
+                piece = rest[start : start + PIECE_BYTES]
+                pieces.append(self._threads().submit(self._fetch_piece, key, at + start, piece, etag))
+            self._drain(result, key, first)
+            for done in pieces:
+                done.result()
+        finally:
+            for pending in pieces:
+                pending.cancel()
+            wait(pieces)  # nobody may write into the caller's buffer after the return
+
+    def _fetch_piece(self, key: str, offset: int, buffer: memoryview, etag: str | None) -> None:
+        self._drain(self._get(key, offset, buffer.nbytes, etag), key, buffer)
+
+    def _drain(self, result: obstore.GetResult, key: str, buffer: memoryview) -> None:
+        done = 0
+        try:
+            # Chunks as they arrive: obstore copies smaller ones together to reach a larger minimum.
+            for chunk in result.stream(min_chunk_size=1):
+                end = min(done + len(chunk), buffer.nbytes)
+                buffer[done:end] = chunk[: end - done]
+                done += len(chunk)
+        except (BaseError, OSError) as error:
+            self._fail(error, key)
+        if done != buffer.nbytes:
+            problem = f"the server sent {done} bytes for a range of {buffer.nbytes}"
+            raise Corrupt(
+                problem, tier=self.name, key=key, hint="'tiering verify' tells which copies are whole"
+            )
+
+    def _consistent(self, key: str, fetch: Callable[[], _T]) -> _T:
+        """The result of `fetch`, tried anew while other writers overwrite the object under it."""
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                return fetch()
+            except OverwrittenError:
+                continue
+        raise Unavailable(f"overwritten during each of {_READ_ATTEMPTS} reads", tier=self.name, key=key)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"tier-{self.name}")
+            return self._pool
+
+    def _fail(self, error: Exception, key: str | None) -> NoReturn:
+        if isinstance(error, FileNotFoundError):
+            self._check_bucket()
+        raise typed(error, self._options, key) from None  # its own text may show a token
+
+    def _check_bucket(self) -> None:
+        """Raise `NotFound` when the bucket is missing, which a HEAD does not tell; asked once."""
+        if self._reached:
+            return
+        self._reached = True
+        try:
+            obstore.list_with_delimiter(self._client(), ".tiering-probe")
+        except (BaseError, OSError) as error:
+            if is_missing_bucket(error):
+                self._reached = False
+                raise self._options.no_bucket() from None
+
+
+def _info(meta: obstore.ObjectMeta) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"])
+
+
+def _is_key(path: str) -> bool:
+    try:
+        validate(path)
+    except UsageError:
+        return False
+    return True

@@ -1,0 +1,269 @@
+"""A tier: a place for copies, with a kind, a capacity, prices and a speed to plan with.
+
+Invariant: a `Tier` is a small immutable value that says how to reach a place, never a connection to it and
+never a secret (credentials are references). It travels in Dask graphs; each process opens its own store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from dask.utils import parse_bytes
+
+from tiering.credentials import check_references
+from tiering.errors import ConfigError, UsageError
+from tiering.stores.base import Store
+from tiering.stores.wrappers import Counted, ReadOnly
+
+Option = str | int | float | bool
+
+GB: Final = 1_000_000_000
+OBJECT_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "abfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a tier costs, in US dollars. GB are 10^9 bytes."""
+
+    storage_gb_month: float = 0.0
+    egress_gb: float = 0.0
+    get_1000: float = 0.0
+    put_1000: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e6:
+                raise ConfigError(f"price {name} = {value!r} is not in dollars", hint="Example: 0.023")
+
+    def reading(self, nbytes: int, requests: int) -> float:
+        """Dollars to read `nbytes` in `requests` out of the tier."""
+        return nbytes / GB * self.egress_gb + requests / 1000 * self.get_1000
+
+    def writing(self, requests: int) -> float:
+        """Dollars to write in `requests`."""
+        return requests / 1000 * self.put_1000
+
+
+S3_LIST_PRICES: Final = Prices(storage_gb_month=0.023, egress_gb=0.09, get_1000=0.0004, put_1000=0.005)
+"""Amazon's list prices for S3 Standard out to the internet; the default of s3:// on Amazon itself. Egress
+inside a region is free: say ``prices.egress_gb = 0`` where the training runs in the bucket's region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What one node may expect of a tier; used to plan, never to limit."""
+
+    latency_seconds: float
+    bytes_per_second: float
+
+
+_SPEEDS: Final = {
+    "memory": Speed(1e-6, 8e9),
+    "file": Speed(1e-4, 2e9),
+    "block": Speed(1e-4, 2e9),
+    "object": Speed(0.03, 5e8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A named place. Make one with `open_tier`."""
+
+    name: str
+    url: str
+    kind: str
+    capacity_bytes: int | None = None
+    prices: Prices = Prices()
+    read_only: bool = False
+    option_items: tuple[tuple[str, Option], ...] = field(default=(), repr=False)
+    _process: int | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Options of the store, credentials as references."""
+        return dict(self.option_items)
+
+    @property
+    def speed(self) -> Speed:
+        """Latency and throughput to plan with."""
+        return _SPEEDS[self.kind]
+
+    @property
+    def store(self) -> Store:
+        """This process's store of the tier, opened on first use."""
+        if self._process not in (None, os.getpid()):
+            raise UsageError(
+                f"a {self.kind} tier lives in the process that opened it",
+                tier=self.name,
+                hint="Use a file tier for work on other processes, or run without a cluster of processes",
+            )
+        return _open_store(self, os.getpid())
+
+    @property
+    def process_bound(self) -> bool:
+        """Whether only one process at a time can use the tier."""
+        return self.kind in ("memory", "block")
+
+    def used_bytes(self) -> int:
+        """Bytes of all objects on the tier, by listing it."""
+        return sum(info.nbytes for info in self.store.list())
+
+    def room_bytes(self) -> int | None:
+        """What still fits: the smaller of capacity and medium, or None where neither is known."""
+        rooms = [free for free in (self.store.free_bytes(),) if free is not None]
+        if self.capacity_bytes is not None:
+            rooms.append(max(0, self.capacity_bytes - self.used_bytes()))
+        return min(rooms, default=None)
+
+    def close(self) -> None:
+        """Close this process's store, which gives back locks and connections; the next use opens it again."""
+        store = _open_stores.pop((self, os.getpid()), None)
+        if store is not None:
+            store.close()
+
+
+def open_tier(
+    url: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    options: Mapping[str, Option] | None = None,
+    capacity: str | int | None = None,
+    prices: Prices | Mapping[str, float] | None = None,
+    read_only: bool = False,
+) -> Tier:
+    """Describe the tier at `url`; nothing is opened until it is used.
+
+    Args:
+        url: a folder (``/mnt/nvme/tier`` or ``file://``), ``s3://bucket/prefix``, ``gs://``, ``az://``,
+            ``block:///path/volume``, ``memory://name``, or any scheme fsspec knows.
+        name: the tier's name in messages, plans and manifests of jobs; by default made from the url.
+        options: of the store. Credentials as references: ``{"secret_access_key": "env:LAKE_SECRET"}``.
+        capacity: bytes the tier may hold, as a number or as ``"2TB"``, ``"64MiB"``; None for no limit.
+        prices: `Prices` or their fields, in US dollars.
+        read_only: refuse every write and delete.
+
+    Raises:
+        ConfigError: something is wrong with an argument; the message shows a right one.
+    """
+    url, kind = _normalise(os.fspath(url))
+    options = dict(options or {})
+    check_references(options, f"tier {name or url!r}")
+    bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
+    return Tier(
+        name=name or _default_name(url),
+        url=url,
+        kind=kind,
+        capacity_bytes=None if capacity is None else parse_size(capacity, "capacity"),
+        prices=_prices(prices, S3_LIST_PRICES if bare_s3 else Prices()),
+        read_only=read_only,
+        option_items=tuple(sorted(options.items())),
+        _process=os.getpid() if kind == "memory" else None,
+    )
+
+
+def parse_size(value: str | int, what: str) -> int:
+    """Bytes of ``"64MiB"``, ``"2TB"`` or a number; positive.
+
+    Raises:
+        ConfigError: it is not a size; names `what`, the value and a right example.
+    """
+    try:
+        nbytes = parse_bytes(value) if isinstance(value, str) else value
+    except ValueError:
+        nbytes = None
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes <= 0:
+        raise ConfigError(f"{what} = {value!r} is not a size", hint=f'Example: {what} = "64MiB"')
+    return nbytes
+
+
+def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Prices:
+    if given is None or isinstance(given, Prices):
+        return given or default
+    unknown = sorted(set(given) - set(Prices.__slots__))
+    if unknown:
+        known = ", ".join(Prices.__slots__)
+        raise ConfigError(f"price {unknown[0]!r} is not known", hint=f"Prices are {known}, in US dollars")
+    return Prices(**given)
+
+
+def _normalise(url: str) -> tuple[str, str]:
+    """The url with an absolute path and without ``file://``, and the tier's kind."""
+    if not url or "\0" in url:
+        raise ConfigError(
+            f"tier url {url!r} is empty or has a NUL byte", hint="Example: 's3://bucket/prefix'"
+        )
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ConfigError(
+            f"the url of a tier on {parts.hostname!r} carries credentials",
+            hint="""Give references instead: options = {secret_access_key = "env:LAKE_SECRET"}""",
+        )
+    if "://" not in url:
+        return str(Path(url).expanduser().absolute()), "file"
+    if parts.scheme == "file":
+        return str(Path(parts.path).absolute()), "file"
+    if parts.scheme == "block":
+        if parts.netloc or parts.path in ("", "/"):
+            raise ConfigError(
+                f"tier url {url!r} names no volume", hint="Example: 'block:///mnt/nvme/volume.img'"
+            )
+        return url, "block"
+    if parts.scheme == "memory":
+        return url, "memory"
+    if not parts.netloc:
+        raise ConfigError(f"tier url {url!r} names no bucket or host", hint="Example: 's3://bucket/prefix'")
+    return url.rstrip("/"), "object"
+
+
+def _default_name(url: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", url.split("://")[-1]).strip("-.") or "root"
+
+
+_open_stores: dict[tuple[Tier, int], Store] = {}
+"""Connections by tier and process; a forked child must not use its parent's."""
+_opening = threading.Lock()
+
+
+def _open_store(tier: Tier, process: int) -> Store:
+    with _opening:
+        store = _open_stores.get((tier, process))
+        if store is None:
+            store = Counted(_connect(tier))
+            if tier.read_only:
+                store = ReadOnly(store)
+            _open_stores[tier, process] = store
+        return store
+
+
+def _connect(tier: Tier) -> Store:
+    """Open the store that suits the tier; each module is imported only by those who use it."""
+    scheme = urlsplit(tier.url).scheme
+    if tier.kind == "memory":
+        from tiering.stores.memory import MemoryStore
+
+        return MemoryStore(tier.name, tier.capacity_bytes)
+    if tier.kind == "file":
+        from tiering.stores.file import FileStore
+
+        return FileStore(tier.name, Path(tier.url))
+    if tier.kind == "block":
+        from tiering.stores.block import BlockStore
+
+        return BlockStore(tier.name, Path(urlsplit(tier.url).path), read_only=tier.read_only)
+    options = tier.options
+    driver = options.pop("driver", "obstore" if scheme in OBJECT_SCHEMES else "fsspec")
+    if driver == "obstore":
+        from tiering.stores.object import ObjectStore
+
+        return ObjectStore(tier.name, tier.url, options)
+    from tiering.stores.fsspec import FsspecStore
+
+    return FsspecStore(tier.name, tier.url, options)

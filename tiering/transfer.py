@@ -1,0 +1,74 @@
+"""Moves the bytes of one object, verified on both sides. Runs inside tasks.
+
+Invariant: an object counts as present on a tier only after its bytes were read back from there and had the
+digest that the manifest names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tiering.digest import Buffer, digest
+from tiering.errors import Corrupt, NotFound
+from tiering.stores.base import Store
+
+Outcome = Literal["moved", "skipped"]
+
+
+def is_verified(store: Store, key: str, nbytes: int, expected: str) -> bool:
+    """Whether `key` is there, whole and right, by reading all of it."""
+    try:
+        if store.stat(key).nbytes != nbytes:
+            return False
+        return digest(store.read(key)) == expected
+    except (NotFound, Corrupt):
+        return False
+
+
+def read_verified(store: Store, key: str, nbytes: int, expected: str) -> bytearray:
+    """All bytes of `key`.
+
+    Raises:
+        NotFound: it is not there. Corrupt: it has another length or digest.
+    """
+    data = store.read(key)
+    if len(data) != nbytes or digest(data) != expected:
+        raise Corrupt(
+            f"{len(data)} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
+            tier=store.name,
+            key=key,
+            hint="'tiering verify' lists all such objects; move the corpus here again from another tier",
+        )
+    return data
+
+
+def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> Outcome:
+    """Write an object and read it back, unless it is there and right.
+
+    Raises:
+        Corrupt: what was read back differs from what was written.
+    """
+    if is_verified(store, key, nbytes, expected):
+        return "skipped"
+    _write_verified(store, key, buffers, nbytes, expected)
+    return "moved"
+
+
+def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected: str) -> Outcome:
+    """Copy one object from tier to tier; nothing is read from the source when the target has it."""
+    if is_verified(target, key, nbytes, expected):
+        return "skipped"
+    _write_verified(target, key, [read_verified(source, key, nbytes, expected)], nbytes, expected)
+    return "moved"
+
+
+def _write_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> None:
+    store.write(key, buffers)
+    if not is_verified(store, key, nbytes, expected):
+        raise Corrupt(
+            "read back other bytes than were written",
+            tier=store.name,
+            key=key,
+            hint="The medium or the path to it is damaged; look at its health",
+        )
