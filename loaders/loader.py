@@ -139,7 +139,7 @@ class Loader:
         wanted = LoaderState.from_dict(state)
         if wanted.corpus != self.corpus.record.manifest[:16]:
             raise Conflict(
-                f"the state is of a corpus with manifest {wanted.corpus}, this is {self.corpus.record.manifest[:16]}",
+                f"the state is of the manifest {wanted.corpus}, not {self.corpus.record.manifest[:16]}",
                 hint="Open the version that the training began with: open_corpus(..., version=N)",
             )
         lanes = choose_lanes(wanted.lanes, self.batch_size, self.world_size)

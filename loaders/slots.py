@@ -38,7 +38,7 @@ class Slots(Protocol):
     def gather(
         self, batch: Batch, start: int, slots: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
     ) -> None:
-        """Copy row ``rows[i]`` of slot ``slots[i]`` to position ``start + i`` of the batch, for all columns."""
+        """Copy row ``rows[i]`` of slot ``slots[i]`` to position ``start + i`` of the batch, in all columns."""
         ...
 
 
@@ -64,9 +64,11 @@ class HostSlots:
         return sum(array.nbytes for array in self._memory.values())
 
     def slot_rows(self, column: str) -> int:
+        """See `Slots`."""
         return self._rows[column]
 
     def read(self, shard: int, block: int, slot: int) -> None:
+        """See `Slots`."""
         views = {}
         for name, column in self._columns.items():
             nbytes = self._rows[name] * column.row_bytes
@@ -74,11 +76,13 @@ class HostSlots:
         self._reader.read(shard, block, views)
 
     def new_batch(self, rows: int) -> Batch:
+        """See `Slots`."""
         return {name: np.empty((rows, *column.shape), column.dtype) for name, column in self._columns.items()}
 
     def gather(
         self, batch: Batch, start: int, slots: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
     ) -> None:
+        """See `Slots`."""
         for name, memory in self._memory.items():
             out = batch[name][start : start + len(rows)]
             # mode="clip" writes straight to `out`; the indexes are right by construction.

@@ -57,6 +57,6 @@ class LoaderState:
             )
         for name, kind in kinds.items():
             value = values[name]
-            if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+            if not isinstance(value, kind) or isinstance(value, bool) or str(value).startswith("-"):
                 raise FormatError(f"a loader state with {name} = {value!r:.80}")
         return cls(**values)

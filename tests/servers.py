@@ -18,20 +18,44 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
 
 ACCESS_KEY_ID = "test-access-key"
 SECRET_ACCESS_KEY = "test-canary-secret-4f1d"
 MOTO_START_SECONDS = 60.0
 CEPH_START_SECONDS = 180.0
+BUCKET = "tiering-tests"
+REFERENCES = {
+    "access_key_id": "env:TIERING_TEST_ACCESS_KEY_ID",
+    "secret_access_key": "env:TIERING_TEST_SECRET_ACCESS_KEY",
+}
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An S3 server that takes `ACCESS_KEY_ID` and `SECRET_ACCESS_KEY`."""
+    """An S3 server that takes `ACCESS_KEY_ID` and `SECRET_ACCESS_KEY` and holds an empty bucket `BUCKET`."""
 
     url: str
     kind: str
+
+    def client(self) -> Any:
+        """A botocore client, to look behind a store's back."""
+        return botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=ACCESS_KEY_ID,
+            aws_secret_access_key=SECRET_ACCESS_KEY,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def options(self, **more: str | float | bool) -> dict[str, str | float | bool]:
+        """Options of an S3 tier here; the references are to variables that the fixtures set."""
+        return {**REFERENCES, "endpoint_url": self.url, "deadline_seconds": 20, **more}
 
 
 @contextlib.contextmanager
@@ -44,7 +68,7 @@ def moto_server() -> Iterator[Endpoint]:
         args = [sys.executable, "-W", "ignore", "-c", program, "-H", "127.0.0.1", "-p", str(port)]
         daemons.start("moto", args)
         daemons.wait(lambda: answers(port), MOTO_START_SECONDS)
-        yield Endpoint(f"http://127.0.0.1:{port}", "moto")
+        yield _with_bucket(Endpoint(f"http://127.0.0.1:{port}", "moto"))
 
 
 def ceph_missing() -> str | None:
@@ -91,7 +115,7 @@ def ceph_rgw() -> Iterator[Endpoint]:
         command("radosgw-admin", "-n", "client.rgw", *common, *user)
         daemons.start("radosgw", ["radosgw", "-f", "-n", "client.rgw", *common])
         daemons.wait(lambda: answers(rgw_port), deadline - time.monotonic())
-        yield Endpoint(f"http://127.0.0.1:{rgw_port}", "ceph")
+        yield _with_bucket(Endpoint(f"http://127.0.0.1:{rgw_port}", "ceph"))
 
 
 @contextlib.contextmanager
@@ -119,6 +143,13 @@ def answers(port: int) -> bool:
     finally:
         connection.close()
     return True
+
+
+def _with_bucket(endpoint: Endpoint) -> Endpoint:
+    client = endpoint.client()
+    client.create_bucket(Bucket=BUCKET)
+    client.close()
+    return endpoint
 
 
 class _Daemons:

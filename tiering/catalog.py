@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tiering.digest import check_digest_form, digest
+from tiering.digest import Buffer, check_digest_form, digest
 from tiering.errors import Conflict, Corrupt, FormatError, NotFound, TieringError
 from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
@@ -93,22 +93,35 @@ def load(store: Store, name: str, version: int | None = None) -> tuple[Record, M
     """The record and manifest of a version, or of the newest."""
     validate_name(name)
     entry = head(store, name) if version is None else record(store, name, version)
-    key = manifest_key(name, entry.manifest)
+    data = manifest_bytes(store, name, entry)
     try:
-        nbytes = store.stat(key).nbytes
-        if nbytes > MAX_MANIFEST_BYTES:
-            raise FormatError(f"a manifest of {nbytes} bytes, over {MAX_MANIFEST_BYTES}")
-        return entry, decode(store.read(key), entry.manifest)
-    except FileNotFoundError:
-        raise Corrupt(
-            "the manifest is missing", tier=store.name, key=key, hint="Move the corpus here again"
-        ) from None
+        return entry, decode(data, entry.manifest)
     except TieringError as error:
-        error.tier, error.key = error.tier or store.name, error.key or key
+        error.tier, error.key = store.name, manifest_key(name, entry.manifest)
         raise
 
 
-def publish(store: Store, name: str, version: int, manifest: Manifest, encoded: bytes) -> Record:
+def manifest_bytes(store: Store, name: str, entry: Record) -> bytearray:
+    """The manifest of a version as it is stored.
+
+    Raises:
+        Corrupt: it is missing, or has other bytes than its name says.
+    """
+    key = manifest_key(name, entry.manifest)
+    hint = "Move the corpus here again from another tier"
+    try:
+        nbytes = store.stat(key).nbytes
+        if nbytes > MAX_MANIFEST_BYTES:
+            raise FormatError(f"a manifest of {nbytes} bytes, over {MAX_MANIFEST_BYTES}", tier=store.name, key=key)
+        data = store.read(key)
+    except FileNotFoundError:
+        raise Corrupt("the manifest is missing", tier=store.name, key=key, hint=hint) from None
+    if digest(data) != entry.manifest:
+        raise Corrupt("the manifest has other bytes than its name says", tier=store.name, key=key, hint=hint)
+    return data
+
+
+def publish(store: Store, name: str, version: int, manifest: Manifest, encoded: Buffer) -> Record:
     """Make a version exist, after all its shards do. Publishing the same again changes nothing.
 
     Raises:

@@ -56,6 +56,7 @@ def local_cluster(*, processes: bool, workers: int | None = None) -> Iterator[Cl
             threads_per_worker=max(1, cores // workers) * (1 if processes else 2),
             processes=processes,
             host="127.0.0.1",
+            protocol="tcp://",  # the in-process one puts worker pages on the machine's own address
             dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,

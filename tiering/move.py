@@ -67,9 +67,9 @@ def finish(results: Sequence[BatchResult], plan: MovePlan) -> int:
     """Publish the copy on the target and, if planned, release the source; the last task of a move."""
     corpus = plan.corpus
     with claimed(plan.target.store, corpus.name, corpus.record.manifest, shared=True):
-        catalog.publish(
-            plan.target.store, corpus.name, corpus.version, corpus.contents, corpus.contents.encode()
-        )
+        # Byte for byte: the manifest is named by its digest, and another Parquet writer writes other bytes.
+        encoded = catalog.manifest_bytes(corpus.tier.store, corpus.name, corpus.record)
+        catalog.publish(plan.target.store, corpus.name, corpus.version, corpus.contents, encoded)
         catalog.load(plan.target.store, corpus.name, corpus.version)  # reads the manifest back
     if plan.release:
         release(corpus, corpus.tier, copies=[plan.target])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from order_model import Case, lane_windows, shards_needed
 
 from policies import Order
 from policies.modes import MODES
 from policies.modes import window as window_mode
+from tests.policies.order_model import Case, lane_windows, shards_needed
 
 PROFILE = settings(max_examples=150, deadline=None, derandomize=True)
 CASES = st.builds(

@@ -36,6 +36,15 @@ def test_derive_array_gives_the_published_splitmix64_sequence() -> None:
 
 
 @PROFILE
+@given(KEYS, st.lists(st.integers(0, 20), max_size=3))
+def test_derive_takes_the_output_numbered_by_each_part(seed: int, parts: list[int]) -> None:
+    key = splitmix64(seed, 1)[0]
+    for part in parts:
+        key = splitmix64(key, part + 1)[part]
+    assert derive(seed, *parts) == key
+
+
+@PROFILE
 @given(KEYS, st.lists(KEYS, max_size=3), KEYS)
 def test_derive_array_agrees_with_derive(seed: int, parts: list[int], last: int) -> None:
     step = derive_array(derive(seed, *parts), np.array([last], dtype=np.uint64))
@@ -69,6 +78,12 @@ def test_permutations_equal_one_at_a_time(parts: list[tuple[int, int]]) -> None:
     keys = np.array([key for key, _ in parts], dtype=np.uint64)
     sizes = np.array([n for _, n in parts])
     expected = np.concatenate([permutation(key, n) for key, n in parts])
+    np.testing.assert_array_equal(permutations(keys, sizes), expected)
+
+
+def test_permutations_of_many_items_equal_one_at_a_time() -> None:
+    keys, sizes = np.array([3, 5, 7], dtype=np.uint64), np.array([66_000, 257, 131_072])
+    expected = np.concatenate([permutation(3, 66_000), permutation(5, 257), permutation(7, 131_072)])
     np.testing.assert_array_equal(permutations(keys, sizes), expected)
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_eviction import Model
 
 from policies import replay
 from policies.eviction import NAMES
+from tests.policies.eviction_model import Model
 
 PROFILE = settings(max_examples=150, deadline=None, derandomize=True)
 TRACE = Path(__file__).parents[2].parent / "shared" / "data" / "cloudPhysicsIO.oracleGeneral.bin"

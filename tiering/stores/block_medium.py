@@ -42,9 +42,8 @@ class Medium:
         """Open and lock `path`.
 
         Raises:
-            NotFound: there is nothing at `path`.
+            NotFound: nothing is there. UsageError: neither a file nor a block device, or no right to it.
             Locked: mounted, attached to a loop device, or open in another store.
-            UsageError: neither a regular file nor a block device, or no right to it.
         """
         self.tier = tier
         self.path = path
@@ -161,8 +160,7 @@ class Medium:
         self.stop()
         with self._state:
             if self._fd >= 0:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
+                fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
                 os.close(self._fd)
                 self._fd = -1
 
@@ -238,10 +236,10 @@ def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoRe
 
 def _is_device(path: Path, tier: str | None) -> bool:
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        hint = "Name a block device, or an image made by: tiering block format PATH --size 10GiB"
-        raise UsageError(f"{path} is neither a regular file nor a block device", tier=tier, hint=hint)
-    return stat.S_ISBLK(mode)
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return stat.S_ISBLK(mode)
+    hint = "Name a block device, or an image made by: tiering block format PATH --size 10GiB"
+    raise UsageError(f"{path} is neither a regular file nor a block device", tier=tier, hint=hint)
 
 
 def _open(path: Path, flags: int) -> tuple[int, bool]:
@@ -271,7 +269,6 @@ def _lock(fd: int, path: Path, tier: str | None, *, shared: bool) -> None:
 
 
 def _holder(fd: int) -> str:
-    """Who holds the flock, as far as the kernel tells."""
     ours = f":{os.fstat(fd).st_ino}"
     with contextlib.suppress(OSError):
         for fields in map(str.split, Path("/proc/locks").read_text().splitlines()):
@@ -285,14 +282,12 @@ def _refuse_attached(path: Path, tier: str | None) -> None:
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(FileNotFoundError):
             if Path(backing.read_text().rstrip("\n")).samefile(path):
-                device = f"/dev/{backing.parts[3]}"
-                hint = f"Use the device, or detach it: losetup -d {device}"
-                raise Locked(f"{path} is attached to {device}", tier=tier, hint=hint)
+                hint = f"Use the device, or detach it: losetup -d /dev/{backing.parts[3]}"
+                raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
 
 
 def _address(view: memoryview) -> int:
-    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
-    return address
+    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
 
 
 def _copy(target: memoryview, source: memoryview) -> None:

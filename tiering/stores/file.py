@@ -26,17 +26,13 @@ _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class FileStore(Store):
-    """Objects as files below `root`, which is made when it is not there."""
+    """Objects as files below `root`; the first write makes it. A root that is not there holds nothing."""
 
     kind: ClassVar[str] = "file"
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            self._fail(error, None)
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         fd = self._open(key)
@@ -107,7 +103,8 @@ class FileStore(Store):
         return Extent(path_of(self.root, key), 0, self.stat(key).nbytes)
 
     def free_bytes(self) -> int | None:
-        stats = os.statvfs(self.root)
+        there = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
+        stats = os.statvfs(there)
         return stats.f_bavail * stats.f_frsize
 
     def sweep(self) -> int:

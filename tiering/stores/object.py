@@ -13,7 +13,6 @@ upload, so the answer to one may take a second more per MiB sent.
 
 from __future__ import annotations
 
-import builtins
 import math
 import os
 import threading
@@ -155,7 +154,7 @@ class ObjectStore(Store):
             if info.nbytes or self.exists(info.key):
                 yield info
 
-    def children(self, prefix: str = "") -> builtins.list[str]:
+    def children(self, prefix: str = "") -> Sequence[str]:
         validate_prefix(prefix)
         try:
             found = obstore.list_with_delimiter(self._client(), prefix or None)
@@ -218,7 +217,7 @@ class ObjectStore(Store):
         if rest.nbytes and not etag:
             raise Unavailable("the server names no ETag to pin a long read to", tier=self.name, key=key)
         at = offset + first.nbytes
-        pieces: builtins.list[Future[None]] = []
+        pieces: list[Future[None]] = []
         try:
             for start in range(0, rest.nbytes, PIECE_BYTES):
                 piece = rest[start : start + PIECE_BYTES]

@@ -63,7 +63,7 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
 }
 """Per scheme, option to the name obstore has for it; empty where it is not simply handed on."""
 
-SCHEMES = tuple(_NAMES)
+_ALIASES = {"s3a": "s3", "abfs": "az"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +98,22 @@ class ObjectOptions:
         where = f"tier {tier!r}"
         check_url(url, where)
         parts = urlsplit(url)
-        if parts.scheme not in _NAMES:
-            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        scheme = _ALIASES.get(parts.scheme, parts.scheme)
+        if scheme not in _NAMES:
+            known = ", ".join(f"{known}://" for known in (*_NAMES, *_ALIASES))
             raise ConfigError(f"{where} has the scheme {parts.scheme!r}, not one of {known}")
         if not parts.netloc:
-            raise ConfigError(
-                f"the URL of {where} names no bucket", hint=f'Write "{parts.scheme}://bucket/prefix"'
-            )
-        _check_names(parts.scheme, options, where)
+            raise ConfigError(f"the URL of {where} names no bucket", hint=f'Write "{scheme}://bucket/prefix"')
+        _check_names(scheme, options, where)
         check_references(options, where)
         _check_endpoint(options, where)
         return cls(
             tier,
-            parts.scheme,
+            scheme,
             parts.netloc,
             validate_prefix(parts.path.strip("/")),
             MappingProxyType(dict(options)),
-            _deadline(options, where),
+            deadline_seconds(options, where),
         )
 
     @property
@@ -233,7 +232,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _deadline(options: Options, where: str) -> float:
+def deadline_seconds(options: Options, where: str) -> float:
+    """The option ``deadline_seconds``, checked; 30 where it is not given."""
     value = options.get("deadline_seconds", DEADLINE_SECONDS)
     if isinstance(value, bool | str) or not 0 < value <= 3600:
         raise ConfigError(

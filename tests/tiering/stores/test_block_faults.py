@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,29 @@ def test_failed_commit_keeps_the_old_object(
         assert again.check() == []
 
 
+def test_write_interrupted_just_after_its_commit_stays(
+    store: BlockStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("k", [b"old"])
+    free_bytes = store.free_bytes()
+    real = BlockIndex.publish
+
+    def interrupt(*args: Any) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockIndex, "publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.write("k", [b"new"])
+    assert store.read("k") == b"new"
+    assert store.check() == []
+    store.close()
+    with BlockStore("blocks", path) as again:
+        assert again.read("k") == b"new"
+        assert again.free_bytes() == free_bytes
+
+
 def test_file_system_without_o_direct_is_used_buffered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
@@ -140,9 +163,15 @@ def test_close_waits_for_reads_in_flight(store: BlockStore, monkeypatch: pytest.
     reader = threading.Thread(target=lambda: got.append(store.read("k")))
     reader.start()
     assert inside.wait(60)
+    wait_for = store._medium._state.wait_for
+
+    def wait(predicate: Callable[[], bool]) -> bool:
+        go_on.set()  # the read goes on only once close waits for it
+        return wait_for(predicate)
+
+    monkeypatch.setattr(store._medium._state, "wait_for", wait)
     closer = threading.Thread(target=store.close)
     closer.start()
-    go_on.set()
     reader.join()
     closer.join()
     assert got == [data]

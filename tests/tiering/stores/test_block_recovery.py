@@ -219,11 +219,14 @@ def test_rebuild_passes_over_headers_inside_of_objects(path: Path, tmp_path: Pat
         assert contents(store) == {"outer": b"y"}
 
 
+@pytest.mark.parametrize("hole_bytes", [0, 20_000])
 def test_rebuild_takes_the_newer_of_two_headers_and_zeroes_the_older(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, hole_bytes: int
 ) -> None:
     with BlockStore("blocks", path) as store, monkeypatch.context() as patch:
+        store.write("hole", [bytes(hole_bytes)])
         store.write("k", [b"old" * 3000])
+        store.delete("hole")  # where it is large enough the newer lies before the older
         patch.setattr(BlockStore, "_bury", lambda *_: None)  # as killed just after the commit
         store.write("k", [b"new" * 1000])
     lose_index(path)

@@ -1,0 +1,344 @@
+"""The contract of `tiering.stores.base`, sentence by sentence, for every kind of store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+
+from tiering.errors import Conflict, Corrupt, NotFound, UsageError
+from tiering.stores.base import Store, check_range
+
+SIZES = [0, 1, 4095, 4096, 4097, 9 << 20]
+WRITERS = 8
+OVERWRITES = 12
+
+BAD_KEYS = {
+    "empty": "",
+    "absolute": "/a",
+    "parent": "a/../b",
+    "here": "./a",
+    "empty-segment": "a//b",
+    "trailing-slash": "a/",
+    "backslash": "a\\b",
+    "nul": "a\0b",
+    "control": "a\nb",
+    "not-nfc": "e\u0301",
+    "surrogate": "\ud800",
+    "long-segment": "x" * 256,
+    "long": "/".join(["x" * 200] * 6),
+    "temp": "a/.tmp-b",
+}
+TRICKY_KEYS = [
+    "a-b/x",
+    "a.b",
+    "a/%41",
+    "a/[x]*?",
+    "a/b/c",
+    "a/b c+d&e=f#g",
+    "a/x",
+    "a0",
+    "ab",
+    "z/\u00e9",
+    "z/\uff5e",  # before the next in UTF-8, after it in UTF-16
+    "z/\U0001f600",
+]
+
+
+def pattern(nbytes: int, seed: int = 1) -> bytes:
+    """`nbytes` bytes whose period, a prime, fits no page, piece or part."""
+    return (bytes((seed * 37 + i * 11) % 251 for i in range(251)) * (nbytes // 251 + 1))[:nbytes]
+
+
+def read_range(store: Store, key: str, offset: int, nbytes: int) -> bytes:
+    buffer = bytearray(nbytes)
+    store.read_into(key, offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+@pytest.mark.parametrize("nbytes", SIZES)
+def test_write_any_size_reads_back(store: Store, nbytes: int) -> None:
+    data = pattern(nbytes)
+    info = store.write("a/b", [data])
+    assert (info.key, info.nbytes) == ("a/b", nbytes)
+    read = store.read("a/b")
+    assert isinstance(read, bytearray)
+    assert read == data
+
+
+def test_write_many_buffers_is_their_concatenation(store: Store) -> None:
+    data = pattern(20_000)
+    cuts = [0, 0, 1, 7, 4096, 4096, 9000, 20_000]
+    kinds: list[Callable[[bytes], bytes | bytearray | memoryview]] = [bytes, bytearray, memoryview]
+    buffers = [kinds[i % 3](data[a:b]) for i, (a, b) in enumerate(pairwise(cuts))]
+    assert store.write("k", buffers).nbytes == 20_000
+    assert store.read("k") == data
+
+
+def test_write_no_buffers_makes_an_empty_object(store: Store) -> None:
+    assert store.write("k", []).nbytes == 0
+    assert store.stat("k").nbytes == 0
+    assert [info.key for info in store.list()] == ["k"]
+
+
+def test_write_over_an_object_replaces_it(store: Store) -> None:
+    for nbytes in (5000, 3, 70_000, 0):
+        store.write("k", [pattern(nbytes, nbytes)])
+        assert store.read("k") == pattern(nbytes, nbytes)
+        assert store.stat("k").nbytes == nbytes
+
+
+def test_write_keeps_no_hold_of_the_callers_buffers(store: Store) -> None:
+    buffer = bytearray(pattern(5000))
+    store.write("k", [buffer])
+    buffer[:] = bytes(5000)
+    buffer.append(1)
+    assert store.read("k") == pattern(5000)
+
+
+def test_write_that_fails_leaves_the_old_object(store: Store) -> None:
+    store.write("k", [b"old"])
+    with pytest.raises(TypeError):
+        store.write("k", [b"new", "no buffer"])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        store.write("other", [b"new", "no buffer"])  # type: ignore[list-item]
+    assert store.read("k") == b"old"
+    assert [info.key for info in store.list()] == ["k"]
+
+
+def test_write_if_absent_makes_a_new_object(store: Store) -> None:
+    assert store.write("k", [b"one"], if_absent=True).nbytes == 3
+    assert store.read("k") == b"one"
+
+
+def test_write_if_absent_keeps_an_old_object(store: Store) -> None:
+    store.write("k", [b"old"])
+    with pytest.raises(Conflict) as caught:
+        store.write("k", [b"new"], if_absent=True)
+    assert (caught.value.tier, caught.value.key) == (store.name, "k")
+    assert store.read("k") == b"old"
+
+
+def test_write_if_absent_after_delete_makes_a_new_object(store: Store) -> None:
+    store.write("k", [b"old"])
+    store.delete("k")
+    store.write("k", [b"new"], if_absent=True)
+    assert store.read("k") == b"new"
+
+
+def test_write_if_absent_raced_has_one_winner(store: Store) -> None:
+    barrier = threading.Barrier(WRITERS, timeout=60)
+
+    def write(writer: int) -> bool:
+        barrier.wait()
+        try:
+            store.write("k", [pattern(10_000, writer)], if_absent=True)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        won = list(pool.map(write, range(WRITERS)))
+    assert won.count(True) == 1
+    assert store.read("k") == pattern(10_000, won.index(True))
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes"), [(0, 10), (5000, 4096), (9_990, 10), (0, 10_000), (10_000, 0), (7, 0)]
+)
+def test_read_into_a_range_fills_the_buffer(store: Store, offset: int, nbytes: int) -> None:
+    data = pattern(10_000)
+    store.write("k", [data])
+    assert read_range(store, "k", offset, nbytes) == data[offset : offset + nbytes]
+
+
+def test_read_into_a_long_range_in_the_middle(store: Store) -> None:
+    data = pattern(20 << 20)
+    store.write("k", [data])
+    assert read_range(store, "k", 12_345, 17 << 20) == data[12_345 : 12_345 + (17 << 20)]
+
+
+def test_read_into_part_of_a_buffer_leaves_the_rest(store: Store) -> None:
+    store.write("k", [b"abcdef"])
+    buffer = bytearray(b"........")
+    store.read_into("k", 2, memoryview(buffer)[3:6])
+    assert buffer == b"...cde.."
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes"), [(0, 11), (9, 2), (10, 1), (11, 0), (1 << 40, 5), (4, 20 << 20)]
+)
+def test_read_into_beyond_the_end_is_corrupt(store: Store, offset: int, nbytes: int) -> None:
+    store.write("k", [b"0123456789"])
+    with pytest.raises(Corrupt) as caught:
+        read_range(store, "k", offset, nbytes)
+    assert (caught.value.tier, caught.value.key) == (store.name, "k")
+
+
+def test_read_into_of_an_empty_object_is_corrupt(store: Store) -> None:
+    store.write("k", [])
+    with pytest.raises(Corrupt):
+        read_range(store, "k", 0, 1)
+    assert read_range(store, "k", 0, 0) == b""
+
+
+def test_read_into_with_a_negative_offset_is_refused(store: Store) -> None:
+    store.write("k", [b"0123456789"])
+    with pytest.raises(UsageError):
+        read_range(store, "k", -1, 2)
+
+
+def test_missing_key_is_not_found(store: Store) -> None:
+    store.write("there/k", [b"x"])
+    for key in ("k", "there", "there/k2", "there/k/below"):
+        for call in (store.read, store.stat, store.locate):
+            with pytest.raises(NotFound) as caught:
+                call(key)
+            assert (caught.value.tier, caught.value.key) == (store.name, key)
+        with pytest.raises(FileNotFoundError):
+            read_range(store, key, 0, 1)
+        assert not store.exists(key)
+
+
+def test_delete_removes_at_once_and_is_idempotent(store: Store) -> None:
+    store.write("a/k", [b"x"])
+    store.write("a/k2", [b"y"])
+    store.delete("a/k")
+    assert not store.exists("a/k")
+    assert [info.key for info in store.list()] == ["a/k2"]
+    store.delete("a/k")
+    store.delete("never/was")
+    assert store.read("a/k2") == b"y"
+
+
+def test_delete_of_the_last_object_removes_its_folders(store: Store) -> None:
+    store.write("a/b/c", [b"x"])
+    store.delete("a/b/c")
+    assert list(store.children()) == []
+    assert list(store.children("a")) == []
+    store.write("a", [b"an object where a folder was"])
+    assert list(store.children()) == ["a"]
+
+
+def test_list_is_in_order_of_utf8_bytes(store: Store) -> None:
+    for key in reversed(TRICKY_KEYS):
+        store.write(key, [key.encode()])
+    assert [info.key for info in store.list()] == sorted(TRICKY_KEYS, key=str.encode)
+    for key in TRICKY_KEYS:
+        assert store.read(key) == key.encode()
+
+
+def test_list_below_a_prefix_means_a_folder(store: Store) -> None:
+    for key in ("a/x", "a/y/z", "a-b/x", "ab", "b"):
+        store.write(key, [b"x"])
+    assert [info.key for info in store.list("a")] == ["a/x", "a/y/z"]
+    assert [info.key for info in store.list("a/y")] == ["a/y/z"]
+    for prefix in ("a/x", "b", "none", "none/below", "a/y/z/below"):
+        assert list(store.list(prefix)) == []
+
+
+def test_list_tells_size_and_etag_as_stat_does(store: Store) -> None:
+    store.write("a", [b"123"])
+    store.write("b", [])
+    assert list(store.list()) == [store.stat("a"), store.stat("b")]
+
+
+def test_children_are_names_of_objects_and_folders(store: Store) -> None:
+    for key in ("a/x", "a/y/z", "a/y/z2", "a-b/x", "c"):
+        store.write(key, [b"x"])
+    assert list(store.children()) == ["a", "a-b", "c"]
+    assert list(store.children("a")) == ["x", "y"]
+    assert list(store.children("a/y")) == ["z", "z2"]
+    assert list(store.children("none")) == []
+    assert list(store.children("c")) == []
+
+
+def test_stat_etag_changes_with_the_bytes(store: Store) -> None:
+    etags = [store.write("k", [data]).etag for data in (b"one", b"two", b"six")]
+    if etags[0] is not None:
+        assert len(set(etags)) == 3
+        assert store.stat("k").etag == etags[-1]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS.keys())
+def test_bad_key_is_refused_without_effect(store: Store, key: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.write(key, [b"x"]),
+        lambda: store.write(key, [b"x"], if_absent=True),
+        lambda: read_range(store, key, 0, 1),
+        lambda: store.read(key),
+        lambda: store.delete(key),
+        lambda: store.stat(key),
+        lambda: store.exists(key),
+        lambda: store.locate(key),
+    ]
+    if key:
+        calls += [lambda: list(store.list(key)), lambda: store.children(key)]
+    for call in calls:
+        with pytest.raises(UsageError):
+            call()
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("nbytes", [100_000, 9 << 20])
+def test_read_into_raced_by_overwrites_sees_one_version(store: Store, nbytes: int) -> None:
+    versions = [pattern(nbytes, seed) for seed in range(3)]
+    store.write("k", [versions[0]])
+    finished = threading.Event()
+
+    def overwrite() -> None:
+        try:
+            for i in range(OVERWRITES):
+                store.write("k", [versions[i % len(versions)]])
+        finally:
+            finished.set()
+
+    def read() -> int:
+        reads = 0
+        while not finished.is_set() or reads == 0:
+            assert read_range(store, "k", 0, nbytes) in versions
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read), pool.submit(read)]
+        pool.submit(overwrite).result()
+        assert all(reader.result() >= 1 for reader in readers)
+
+
+def test_write_from_many_threads_keeps_every_object(store: Store) -> None:
+    def work(writer: int) -> None:
+        for i in range(5):
+            store.write(f"w{writer}/{i}", [pattern(1000 + i, writer)])
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(work, range(WRITERS)))
+    assert len(list(store.list())) == 5 * WRITERS
+    for writer in range(WRITERS):
+        assert store.read(f"w{writer}/4") == pattern(1004, writer)
+
+
+def test_locate_gives_the_bytes_where_they_have_an_address(store: Store) -> None:
+    data = pattern(10_000)
+    store.write("k", [data])
+    extent = store.locate("k")
+    if extent is not None:
+        with extent.path.open("rb") as file:
+            file.seek(extent.offset)
+            assert file.read(extent.nbytes) == data
+
+
+def test_repr_and_kind_name_the_store(store: Store) -> None:
+    assert store.name in repr(store)
+    assert store.kind in ("memory", "file", "block", "object")
+
+
+def test_check_range_tells_usage_from_truncation() -> None:
+    check_range("t", "k", 0, 10, 10)
+    with pytest.raises(UsageError):
+        check_range("t", "k", -1, 1, 10)
+    with pytest.raises(Corrupt, match=r"\[5, 11\).*10 bytes"):
+        check_range("t", "k", 5, 6, 10)

@@ -1,0 +1,35 @@
+"""Servers that the whole session shares, and the environment that reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Endpoint, ceph_missing, ceph_rgw, moto_server
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[Endpoint]:
+    """A moto server on loopback."""
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ceph_endpoint() -> Iterator[Endpoint]:
+    """A Ceph gateway on loopback; skips where Ceph is not installed."""
+    if missing := ceph_missing():
+        pytest.skip(f"Ceph is {missing}")
+    with ceph_rgw() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that `Endpoint.options` refer to, and none that an AWS client would find by itself."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("TIERING_TEST_ACCESS_KEY_ID", ACCESS_KEY_ID)
+    monkeypatch.setenv("TIERING_TEST_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)

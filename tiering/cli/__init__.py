@@ -1,0 +1,1 @@
+"""The command `tiering`: a thin layer over the Python interface, one module per group of commands."""

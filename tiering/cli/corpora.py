@@ -1,0 +1,216 @@
+"""Commands on corpora: ingest, ls, show, move, verify, release."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from dask.utils import format_bytes
+from rich.markup import escape
+from rich.table import Table
+
+from tiering import catalog
+from tiering.cli.session import Session
+from tiering.corpus import Corpus, open_corpus
+from tiering.errors import TieringError, UsageError
+from tiering.ingest import DEFAULT_SHARD_SIZE, ingest
+from tiering.move import release
+from tiering.plan import plan_move
+from tiering.scrub import verify
+from tiering.tier import Tier
+
+TierArgument = Annotated[str, typer.Argument(help="Tier: a name from the configuration, a path or a url.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the corpus.")]
+VersionOption = Annotated[int | None, typer.Option("--version", help="Number of a version; the newest by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("ingest")(ingest_command)
+    app.command("ls")(ls_command)
+    app.command("show")(show_command)
+    app.command("move")(move_command)
+    app.command("verify")(verify_command)
+    app.command("release")(release_command)
+
+
+def ingest_command(
+    context: typer.Context,
+    paths: Annotated[list[str], typer.Argument(help="Files or folders.")],
+    tier: Annotated[str, typer.Option("--to", help="Tier to write to.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the new corpus.")],
+    reader: Annotated[str | None, typer.Option(help="text or parquet; by default from the file names.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="zarr or arrow; by default what suits the input.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Bytes of a shard.")] = DEFAULT_SHARD_SIZE,
+    block_rows: Annotated[int | None, typer.Option(help="Rows of a block; by default about 1 MiB.")] = None,
+    codec: Annotated[str | None, typer.Option(help="zstd:LEVEL; by default none. Zarr only.")] = None,
+    row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row; text only.")] = None,
+) -> None:
+    """Write files once as a corpus of verified shards.
+
+    Text becomes byte-level tokens packed into rows (Zarr); a Parquet file becomes Arrow shards. Running it
+    again finishes what was interrupted and skips what is there.
+
+    Example: tiering ingest data.parquet --to /mnt/nvme/tier --name web-text
+    """
+    session = Session.of(context)
+    if row_tokens is not None and reader is None:
+        reader = "text"
+    with session.client() as client:
+        corpus = ingest(
+            paths,
+            session.tier(tier),
+            name,
+            format=format_,
+            shard_size=shard_size,
+            block_rows=block_rows,
+            codec=codec,
+            reader=reader,
+            reader_options={"row_tokens": row_tokens} if row_tokens is not None else None,
+            client=client,
+            progress=session.progress,
+        )
+    session.result({"ok": True, **_facts(corpus)})
+
+
+def ls_command(context: typer.Context, tier: TierArgument) -> None:
+    """List the corpora that a tier holds."""
+    session = Session.of(context)
+    place = session.source(tier)
+    rows: list[dict[str, Any]] = []
+    for name in catalog.corpora(place.store):
+        try:
+            rows.append(_facts(open_corpus(place, name)))
+        except TieringError as error:
+            rows.append({"name": name, "problem": str(error)})
+    table = Table("name", "version", "format", "rows", "bytes", "shards", title=f"Corpora on {escape(place.name)}")
+    for row in rows:
+        if "problem" in row:
+            table.add_row(escape(row["name"]), f"[red]{escape(row['problem'])}")
+            continue
+        size = format_bytes(row["bytes"])
+        table.add_row(
+            escape(row["name"]), str(row["version"]), row["format"], f"{row['rows']:,}", size, str(row["shards"])
+        )
+    empty = "No corpus here. 'tiering ingest' makes one."
+    session.result({"tier": place.name, "corpora": rows}, table if rows else empty)
+
+
+def show_command(
+    context: typer.Context, tier: TierArgument, name: NameArgument, version: VersionOption = None
+) -> None:
+    """Show one corpus: its columns, layout and versions."""
+    session = Session.of(context)
+    corpus = open_corpus(session.source(tier), name, version)
+    document = {
+        **_facts(corpus),
+        "columns": {field.name: str(field.type) for field in corpus.schema},
+        "block_rows": corpus.contents.block_rows,
+        "codec": corpus.contents.codec,
+        "manifest": corpus.record.manifest,
+        "versions": catalog.versions(corpus.tier.store, name),
+    }
+    session.result(document)
+
+
+def move_command(
+    context: typer.Context,
+    name: NameArgument,
+    source: Annotated[str, typer.Option("--from", help="Tier that holds the corpus.")],
+    target: Annotated[str, typer.Option("--to", help="Tier that shall hold it.")],
+    version: VersionOption = None,
+    release_source: Annotated[
+        bool, typer.Option("--release", help="Give up the source's copy once the new one is proven.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Make a verified copy of a corpus on another tier.
+
+    Prints what it will cost first. Running it again skips what is there and right.
+    """
+    session = Session.of(context)
+    plan = plan_move(open_corpus(session.source(source), name, version), session.tier(target), release=release_source)
+    planned: dict[str, Any] = {
+        "bytes": plan.nbytes,
+        "requests": plan.requests,
+        "seconds": plan.seconds,
+        "dollars": plan.cost,
+        "digest": plan.digest,
+    }
+    if dry_run:
+        session.result({"plan": planned}, str(plan))
+        return
+    session.say(escape(str(plan)))
+    with session.client() as client:
+        report = plan.run(client, progress=session.progress)
+    done = {"moved": report.moved, "skipped": report.skipped, "bytes": report.nbytes, "seconds": report.seconds}
+    session.result(
+        {"ok": True, "plan": planned, **done},
+        f"{report.moved} shards moved, {report.skipped} were there; {format_bytes(report.nbytes)}"
+        f" in {report.seconds:.1f} s, verified",
+    )
+
+
+def verify_command(
+    context: typer.Context, tier: TierArgument, name: NameArgument, version: VersionOption = None
+) -> None:
+    """Read a copy back, whole, and compare it with its manifest. Exit code 1 when it is not whole."""
+    session = Session.of(context)
+    corpus = open_corpus(session.source(tier), name, version)
+    with session.client() as client:
+        report = verify(corpus, client=client, progress=session.progress)
+    document = {
+        "ok": report.ok,
+        "bytes": report.nbytes,
+        "missing": list(report.missing),
+        "corrupt": list(report.corrupt),
+        "extra": list(report.extra),
+    }
+    verdict = "[green]whole" if report.ok else "[bold red]damaged"
+    text = [f"{escape(name)} on {escape(corpus.tier.name)}: {verdict}[/], {format_bytes(report.nbytes)} verified"]
+    for kind in ("missing", "corrupt", "extra"):
+        text += [f"  {kind}: {escape(key)}" for key in getattr(report, kind)]
+    session.result(document, "\n".join(text))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def release_command(
+    context: typer.Context,
+    tier: TierArgument,
+    name: NameArgument,
+    proof: Annotated[
+        list[str] | None, typer.Option(help="Tier that holds another copy; by default all of the configuration.")
+    ] = None,
+    min_copies: Annotated[int, typer.Option(help="Verified copies that must remain elsewhere.")] = 1,
+) -> None:
+    """Give up a tier's copy of a corpus, after proof that enough others remain.
+
+    The other copies are read back, whole, before anything is deleted.
+    """
+    session = Session.of(context)
+    place = session.source(tier)
+    others = [session.tier(other) for other in proof] if proof else _others(session, place)
+    if min_copies < 1:
+        raise UsageError(f"min_copies = {min_copies} is below 1", hint="The last copy is never released")
+    with session.client() as client:
+        freed = release(open_corpus(place, name), place, min_copies=min_copies, copies=others, client=client)
+    session.result({"ok": True, "bytes": freed}, f"{format_bytes(freed)} given back on {escape(place.name)}")
+
+
+def _others(session: Session, place: Tier) -> list[Tier]:
+    return [tier for tier in session.config.tiers.values() if tier.url != place.url]
+
+
+def _facts(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "tier": corpus.tier.name,
+        "version": corpus.version,
+        "format": corpus.format,
+        "rows": corpus.rows,
+        "bytes": corpus.nbytes,
+        "shards": corpus.manifest.num_rows,
+    }

@@ -1,0 +1,134 @@
+"""Entry point of the command: global options, exit codes, and errors as people want to read them.
+
+Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage or specification, 3 partly done, 11 locked,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import click
+import typer
+from rich.console import Console
+
+from tiering import __version__
+from tiering.cli import block, corpora, doctor, jobs
+from tiering.cli.session import make_session
+from tiering.errors import TieringError
+
+INTERRUPTED: Final = 130
+COMMANDS: Final = "tiering.commands"
+"""Entry points by which other packages, such as `loaders`, add commands."""
+
+_FLAGS: Final = ("--json", "--quiet", "-q", "--insecure")
+_VALUES: Final = ("--config", "--scheduler")
+
+app = typer.Typer(
+    name="tiering",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Move training corpora between object, block, file and memory tiers, verified end to end.",
+    epilog=(
+        "A TIER is a name from the configuration, a path, or a url: /mnt/nvme/tier, s3://bucket/prefix, "
+        "block:///mnt/nvme/volume.img. These options may stand behind the command too. Try [bold]tiering demo[/bold] first."
+    ),
+)
+app.add_typer(block.app, name="block")
+corpora.register(app)
+doctor.register(app)
+jobs.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration; by default tiering.toml in this folder, if there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Work on the Dask scheduler at this address, such as 127.0.0.1:8786.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a scheduler off this machine without TLS.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001  # handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read the options that all commands share."""
+    context.obj = make_session(config, json=as_json, quiet=quiet, scheduler=scheduler, insecure=insecure)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    for entry in entry_points(group=COMMANDS):
+        entry.load()(app)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        Console(stderr=True).print("Interrupted. Nothing is half done: run the same command again to go on.")
+        return INTERRUPTED
+    except TieringError as error:
+        _show(error, as_json="--json" in arguments)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """The global options before the command, wherever they stood: ``tiering demo --json`` works too."""
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in _FLAGS or word.startswith(tuple(f"{option}=" for option in _VALUES)):
+            first.append(word)
+        elif word in _VALUES:
+            first += [word, *islice(words, 1)]
+        else:
+            rest.append(word)
+    return first + rest
+
+
+def _show(error: TieringError, *, as_json: bool) -> None:
+    if as_json:
+        fields: dict[str, Any] = {
+            "error": type(error).__name__,
+            "message": error.message,
+            "tier": error.tier,
+            "key": error.key,
+            "hint": error.hint,
+        }
+        typer.echo(json.dumps({"ok": False, **fields}, indent=2))
+    console = Console(stderr=True)
+    console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    console.print(str(error), markup=False, highlight=False)

@@ -1,0 +1,116 @@
+"""What of the engine can be used on this machine, found out by trying it.
+
+Invariant: a check never changes anything, never hangs, and says what to do when it fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import mmap
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal
+
+from dask.utils import format_bytes
+
+from tiering.errors import TieringError
+from tiering.tier import Tier
+
+Verdict = Literal["ok", "optional", "bad"]
+PACKAGES: Final = ("zarr", "pyarrow", "dask", "distributed", "obstore", "fsspec", "s3fs", "blake3", "numcodecs")
+_PAGE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried."""
+
+    name: str
+    verdict: Verdict
+    """``optional``: it is not there, and nothing needs it unless you use it."""
+    detail: str
+
+
+def examine(folder: Path, tiers: list[Tier]) -> list[Check]:
+    """Try everything; `folder` is where files would be staged."""
+    checks = [_package(name) for name in PACKAGES]
+    checks += [_gpu_package("kvikio"), _libcuda(), _gds()]
+    checks += [_direct_io(folder), _huge_pages(), _free_space(folder)]
+    return checks + [_tier(tier) for tier in tiers]
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Check(name, "bad", f"not installed: pip install {name}")
+
+
+def _gpu_package(name: str) -> Check:
+    # Importing it would load the driver: whether it is there is enough, and cannot hang.
+    if importlib.util.find_spec(name) is None:
+        return Check(name, "optional", "not installed: pip install 'corpus-tiering[gpu]' to feed GPU memory")
+    return Check(name, "ok", "installed")
+
+
+def _libcuda() -> Check:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Check("libcuda", "optional", "no NVIDIA driver: device='cpu' alone")
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return Check("libcuda", "optional", f"the driver is there and answers with error {status}")
+    return Check("libcuda", "ok", f"{count.value} GPU(s)")
+
+
+def _gds() -> Check:
+    if Path("/proc/driver/nvidia-fs/stats").exists():
+        return Check("GPUDirect Storage", "ok", "nvidia-fs is loaded")
+    return Check("GPUDirect Storage", "optional", "nvidia-fs is not loaded: GPUs are fed through host memory")
+
+
+def _direct_io(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file, mmap.mmap(-1, _PAGE_BYTES) as page:
+            fd = os.open(file.name, os.O_RDWR | os.O_DIRECT)
+            try:
+                os.pwrite(fd, page, 0)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        return Check("O_DIRECT", "optional", f"not in {folder}: {error.strerror}; reads go through the page cache")
+    return Check("O_DIRECT", "ok", f"works in {folder}")
+
+
+def _huge_pages() -> Check:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    try:
+        chosen = setting.read_text().partition("[")[2].partition("]")[0]
+    except OSError:
+        return Check("huge pages", "optional", "this kernel has none: direct reads cost more CPU")
+    if chosen == "never":
+        return Check("huge pages", "optional", f"switched off: echo madvise > {setting}")
+    return Check("huge pages", "ok", chosen)
+
+
+def _free_space(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    verdict: Verdict = "ok" if free > 1 << 30 else "bad"
+    return Check("free space", verdict, f"{format_bytes(free)} in {folder}")
+
+
+def _tier(tier: Tier) -> Check:
+    name = f"tier {tier.name}"
+    try:
+        corpora = len(tier.store.children())
+    except TieringError as error:
+        return Check(name, "bad", str(error))
+    return Check(name, "ok", f"{tier.kind}, {corpora} names, {tier.store!r}")
+

@@ -1,0 +1,1 @@
+"""Scheduled tiering jobs: what to move where, told in TOML."""

@@ -1,0 +1,91 @@
+"""Runs jobs one after the other.
+
+Invariant: a job that fails stops neither the next one nor harms what is there; running the file again goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distributed import Client
+
+from tiering.corpus import open_corpus
+from tiering.errors import NotFound, TieringError
+from tiering.jobs.spec import Job
+from tiering.move import release
+from tiering.plan import MovePlan, plan_move
+
+Status = Literal["planned", "done", "nothing to do", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What became of one job."""
+
+    job: str
+    status: Status
+    moved: int = 0
+    skipped: int = 0
+    nbytes: int = 0
+    """Bytes copied, or to be copied."""
+    freed_bytes: int = 0
+    """Bytes given back on the source, by demote."""
+    dollars: float = 0.0
+    """Planned cost."""
+    error: TieringError | None = None
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    client: Client | None = None,
+    *,
+    dry_run: bool = False,
+    progress: bool | None = None,
+    announce: Callable[[MovePlan], None] | None = None,
+) -> Iterator[JobResult]:
+    """Run the jobs in their order; yields each result as it is known.
+
+    Args:
+        jobs: from `tiering.jobs.spec.load_jobs`.
+        client: Dask client.
+        dry_run: plan everything, change nothing.
+        progress: show progress bars.
+        announce: called with each plan before it runs.
+    """
+    for job in jobs:
+        try:
+            yield _run(job, client, dry_run, progress, announce)
+        except TieringError as error:
+            yield JobResult(job.name, "failed", error=error)
+
+
+def _run(
+    job: Job,
+    client: Client | None,
+    dry_run: bool,
+    progress: bool | None,
+    announce: Callable[[MovePlan], None] | None,
+) -> JobResult:
+    try:
+        corpus = open_corpus(job.source, job.corpus, job.version)
+    except NotFound:
+        if job.kind == "demote" and open_corpus(job.target, job.corpus, job.version):
+            return JobResult(job.name, "nothing to do")  # an earlier run did all of it
+        raise
+    plan = plan_move(corpus, job.target)
+    if announce is not None:
+        announce(plan)
+    if dry_run:
+        freed = corpus.nbytes if job.kind == "demote" else 0
+        return JobResult(
+            job.name, "planned", nbytes=plan.nbytes, skipped=0, freed_bytes=freed, dollars=plan.cost
+        )
+    report = plan.run(client, progress=progress)
+    freed = 0
+    if job.kind == "demote":
+        freed = release(corpus, job.source, min_copies=job.min_copies, copies=[job.target], client=client)
+    status: Status = "done" if report.moved or freed else "nothing to do"
+    return JobResult(job.name, status, report.moved, report.skipped, report.nbytes, freed, plan.cost)
