@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore.session
 from botocore.config import Config
@@ -123,6 +126,51 @@ def silent_server() -> Iterator[str]:
     """The URL of a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def faulty_server(endpoint: Endpoint, fails: Callable[[str, str], bool]) -> Iterator[Endpoint]:
+    """`endpoint` behind a relay that answers 500 to the requests whose method and path `fails` picks."""
+
+    class Relay(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def relay(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if fails(self.command, self.path):
+                self.answer(500, {}, b"")
+                return
+            server = http.client.HTTPConnection(urlsplit(endpoint.url).netloc, timeout=20)
+            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                server.putheader(name, value)
+            server.endheaders(body)
+            answer = server.getresponse()
+            self.answer(answer.status, dict(answer.getheaders()), answer.read())
+            server.close()
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if name.lower() not in ("connection", "content-length", "transfer-encoding"):
+                    self.send_header(name, value)
+            length = str(len(body)) if self.command != "HEAD" else headers.get("Content-Length", "0")
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = relay
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield Endpoint(f"http://127.0.0.1:{server.server_port}", endpoint.kind)
+        server.shutdown()
+        thread.join()
 
 
 def free_port() -> int:

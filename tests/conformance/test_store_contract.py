@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from tiering.errors import Conflict, Corrupt, NotFound, UsageError
+from tiering.errors import Conflict, Corrupt, NotFound, Unavailable, UsageError
 from tiering.stores.base import Store, check_range
 
 SIZES = [0, 1, 4095, 4096, 4097, 9 << 20]
@@ -299,8 +300,10 @@ def test_read_into_raced_by_overwrites_sees_one_version(store: Store, nbytes: in
     def read() -> int:
         reads = 0
         while not finished.is_set() or reads == 0:
-            assert read_range(store, "k", 0, nbytes) in versions
-            reads += 1
+            # Both servers answer 500 to some reads of what is overwritten; the contract says: call again.
+            with contextlib.suppress(Unavailable):
+                assert read_range(store, "k", 0, nbytes) in versions
+                reads += 1
         return reads
 
     with ThreadPoolExecutor(3) as pool:

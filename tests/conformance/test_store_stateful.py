@@ -1,0 +1,102 @@
+"""Any sequence of calls has the same results on every store as on the model, `MemoryStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from tiering.errors import TieringError
+from tiering.stores.base import Store
+from tiering.stores.memory import MemoryStore
+
+# None is a folder of another: a file system cannot hold both, and the contract does not ask for it.
+KEYS = st.sampled_from(["a", "b/c", "b/d/e", "b-f", "\u00e9/x"])
+FOLDERS = st.sampled_from(["", "a", "b", "b/d", "\u00e9", "none"])
+BUFFERS = st.lists(
+    st.builds(lambda nbytes, fill: bytes([fill]) * nbytes, st.integers(0, 9000), st.integers(0, 255)),
+    max_size=3,
+)
+OFFSETS = st.integers(-1, 20_000)
+
+EXAMPLES_AND_STEPS = {"file": (25, 25), "block": (20, 25), "fsspec-memory": (25, 25)}
+EXAMPLES_AND_STEPS |= {"object-moto": (5, 20), "s3fs-moto": (5, 20)}
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Makes each call on a store and on the model, and compares."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        self.model = MemoryStore("model")
+
+    def teardown(self) -> None:
+        for info in list(self.store.list()):
+            self.store.delete(info.key)
+        assert list(self.store.children()) == []
+
+    def same(self, call: Callable[[Store], Any]) -> None:
+        assert outcome(call, self.store) == outcome(call, self.model)
+
+    @rule(key=KEYS, buffers=BUFFERS, if_absent=st.booleans())
+    def write(self, key: str, buffers: list[bytes], if_absent: bool) -> None:
+        self.same(lambda store: size_of(store.write(key, buffers, if_absent=if_absent)))
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        self.same(lambda store: store.delete(key))
+
+    @rule(key=KEYS)
+    def look(self, key: str) -> None:
+        self.same(lambda store: store.read(key))
+        self.same(lambda store: size_of(store.stat(key)))
+        self.same(lambda store: store.exists(key))
+
+    @rule(key=KEYS, offset=OFFSETS, nbytes=st.integers(0, 10_000))
+    def read_range(self, key: str, offset: int, nbytes: int) -> None:
+        def read(store: Store) -> bytes:
+            buffer = bytearray(nbytes)
+            store.read_into(key, offset, memoryview(buffer))
+            return bytes(buffer)
+
+        self.same(read)
+
+    @rule(folder=FOLDERS)
+    def walk(self, folder: str) -> None:
+        self.same(lambda store: [size_of(info) for info in store.list(folder)])
+        self.same(lambda store: list(store.children(folder)))
+
+
+def size_of(info: Any) -> tuple[str, int]:
+    return info.key, info.nbytes
+
+
+def outcome(call: Callable[[Store], Any], store: Store) -> Any:
+    """What `call` returns, or the type of the error it raises."""
+    try:
+        return call(store)
+    except TieringError as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES_AND_STEPS)
+def test_store_behaves_as_the_model(
+    kind: str, open_store: Callable[[str], AbstractContextManager[Store]]
+) -> None:
+    examples, steps = EXAMPLES_AND_STEPS[kind]
+    profile = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    with open_store(kind) as store:
+        run_state_machine_as_test(lambda: StoreMachine(store), settings=profile)
