@@ -205,5 +205,4 @@ def _starts(shard_rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[
         )
     starts = np.zeros(rows.size + 1, dtype=np.int64)
     np.cumsum(rows, dtype=np.int64, out=starts[1:])
-    starts.flags.writeable = False
     return starts

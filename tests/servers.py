@@ -163,8 +163,8 @@ def faulty_server(endpoint: Endpoint, fails: Callable[[str, str], bool]) -> Iter
         def log_message(self, *_: object) -> None:
             return
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = relay
-
+    for method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
+        setattr(Relay, f"do_{method}", Relay.relay)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -6,7 +6,8 @@ leaves nothing that another takes for whole or waits for. Nothing here is needed
 sick or gone makes training slower, never wrong.
 
 Below its folder: ``objects/`` (a file tier; keys are digests), ``index.sqlite`` (WAL: what is whole or being
-filled) and ``locks/`` (one flock for each fill, which the kernel frees when its process dies).
+filled) and ``locks/`` (one flock for each fill, which the kernel frees when its process dies). The files are
+the truth and the index only counts them: whoever opens it takes over what a crash kept from it.
 """
 
 from __future__ import annotations
@@ -18,33 +19,38 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from policies.eviction import Eviction, make
-from tiering.digest import Buffer, digest
-from tiering.errors import ConfigError, Corrupt, TieringError
+from tiering.digest import DIGEST_CHARS, Buffer, digest
+from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
 from tiering.stores.file import FileStore
 from tiering.tier import parse_size
 
 log = logging.getLogger("tiering.cache")
 
+STORE_NAME: Final = "node cache"
+"""The tier that messages and statistics name for copies here."""
 BUSY_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
+_SICKNESS: Final = (sqlite3.Error, OSError, TieringError)
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
-    digest TEXT PRIMARY KEY,
+    digest TEXT PRIMARY KEY,    -- rows stand in the order of admission
     nbytes INTEGER NOT NULL,
     whole INTEGER NOT NULL,     -- 0 while it is being filled
     used INTEGER NOT NULL       -- counts uses; the largest is the latest
-) STRICT;
+);
 CREATE INDEX IF NOT EXISTS entries_used ON entries (used);
 """
+_NEXT_USE: Final = "(SELECT coalesce(max(used), 0) + 1 FROM entries)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,14 @@ class CacheStatus:
     used_bytes: int
     shards: int
     filling: int
+
+
+@dataclass(slots=True)
+class _Index:
+    """One process's connection. A child must neither use nor close its parent's, nor wait for its lock."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    db: sqlite3.Connection | None = None
 
 
 class NodeCache:
@@ -80,11 +94,10 @@ class NodeCache:
             make(policy, self.capacity_bytes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = 0
+        self._indexes: dict[int, _Index] = {}  # by process
         self._objects: FileStore | None = None
         self._sick = False
+        weakref.finalize(self, _close_own, self._indexes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "capacity": self.capacity_bytes, "policy": self.policy}
@@ -99,26 +112,25 @@ class NodeCache:
         """Have the shard of digest `name` here if the policy wants it; whether it can be read now.
 
         `fetch` is called, by one process of the node at a time, when the shard is wanted and not here; errors
-        it raises come out. Errors of the cache itself are logged once, and the answer is False.
+        it raises come out. After an error of the cache itself, which is logged once, it takes no more shards
+        and goes on giving those it has.
         """
         try:
-            if self._touch(name):
+            if self._use(name, nbytes):
                 COUNTERS.add_cache(hits=1, hit_bytes=nbytes)
                 return True
             COUNTERS.add_cache(misses=1, miss_bytes=nbytes)
             if self._sick:
                 return False
-            with self._filling(name, WAIT_SECONDS) as alone:
-                if not alone or self._touch(name):  # filled by another process meanwhile
+            with self._locked(name[:3], WAIT_SECONDS) as alone:
+                if not alone or self._use(name, nbytes):  # filled by another process meanwhile
                     return alone
                 return self._reserve(name, nbytes) and self._fill(name, fetch)
         except _FetchError as error:
-            raise error.reason from None
-        except (sqlite3.Error, OSError) as error:
-            if not self._sick:
-                log.warning("node cache %s takes no more shards: %s", self.path, error)
-            self._sick = True
-            return False
+            raise error.reason from error.reason.__cause__
+        except _SICKNESS as error:
+            self._fall_sick(error)
+            return self._is_present(name, nbytes)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes of a shard from `offset` on.
@@ -130,74 +142,105 @@ class NodeCache:
 
     def discard(self, name: str) -> None:
         """Forget a shard, because its bytes turned out bad."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM entries WHERE digest = ?", (name,))
-        self._files.delete(_key(name))
+        try:
+            with self._transaction() as db:
+                filling = db.execute("SELECT 1 FROM entries WHERE digest = ? AND whole = 0", (name,))
+                if filling.fetchone() is None:  # else its bytes are new ones
+                    self._evict(db, name)
+        except _SICKNESS as error:
+            self._fall_sick(error)
+            with contextlib.suppress(*_SICKNESS):
+                self._files.delete(_key(name))
 
     def status(self) -> CacheStatus:
-        """What is here now."""
-        with self._transaction() as db:
-            used, shards, filling = db.execute(
-                "SELECT coalesce(sum(nbytes), 0), coalesce(sum(whole), 0), count(*) - coalesce(sum(whole), 0)"
-                " FROM entries"
-            ).fetchone()
+        """What is here now.
+
+        Raises:
+            Unavailable: the cache is sick.
+        """
+        try:
+            with self._transaction() as db:
+                used, shards, filling = db.execute(
+                    "SELECT coalesce(sum(nbytes), 0), coalesce(sum(whole), 0),"
+                    " count(*) - coalesce(sum(whole), 0) FROM entries"
+                ).fetchone()
+        except _SICKNESS as error:
+            hint = "Look at the folder and its disk; it may be deleted while nobody uses it"
+            raise Unavailable(f"{self.path}: {error}", tier=STORE_NAME, hint=hint) from error
         return CacheStatus(self.path, self.policy, self.capacity_bytes, used, shards, filling)
 
     def resident_bytes(self, names: Iterable[str]) -> int:
-        """Bytes of those of the named shards that are here."""
-        with self._transaction() as db:
-            sizes = dict(db.execute("SELECT digest, nbytes FROM entries WHERE whole = 1").fetchall())
-        return sum(sizes.get(name, 0) for name in set(names))
+        """Bytes of those of the named shards that are here; 0 where the cache cannot tell."""
+        wanted = {_key(name) for name in names}
+        try:
+            return sum(info.nbytes for info in self._files.list() if info.key in wanted)
+        except _SICKNESS as error:
+            self._fall_sick(error)
+            return 0
 
     def close(self) -> None:
         """Close the index; the next use opens it again."""
-        with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            self._connection = None
+        _close_own(self._indexes)
+
+    def _use(self, name: str, nbytes: int) -> bool:
+        """Whether the shard can be read here; counts as a use of it."""
+        if self._sick or not self._touch(name):
+            return self._sick and self._is_present(name, nbytes)
+        if self._is_present(name, nbytes):
+            return True
+        self.discard(name)  # a process was killed between file and index, or somebody tidied up by hand
+        return False
 
     def _touch(self, name: str) -> bool:
-        """Whether the shard is whole here; counts as a use of it."""
         with self._transaction() as db:
-            last = "SELECT max(used) + 1 FROM entries"
-            changed = db.execute(
-                f"UPDATE entries SET used = ({last}) WHERE digest = ? AND whole = 1",  # noqa: S608
-                (name,),
-            )
-            return changed.rowcount == 1
+            statement = f"UPDATE entries SET used = {_NEXT_USE} WHERE digest = ? AND whole = 1"  # noqa: S608
+            return db.execute(statement, (name,)).rowcount == 1
+
+    def _is_present(self, name: str, nbytes: int) -> bool:
+        """Whether the file is there. Its name is enough: it got it whole, after its digest was checked."""
+        try:
+            return self._files.stat(_key(name)).nbytes == nbytes
+        except _SICKNESS:
+            return False
 
     def _reserve(self, name: str, nbytes: int) -> bool:
         """Make room for a shard and claim it, in one transaction; False when the policy refuses it."""
         with self._transaction() as db:
-            db.execute("DELETE FROM entries WHERE digest = ? AND whole = 0", (name,))  # its filler died
+            self._evict(db, name)  # its filler died: we hold its lock
             self._drop_abandoned(db)
-            policy: Eviction[str] = make(self.policy, self.capacity_bytes)
-            for entry, size in db.execute("SELECT digest, nbytes FROM entries ORDER BY used").fetchall():
-                if policy.admit(entry, size) is None:  # the capacity is smaller than last time
-                    self._evict(db, entry)
-            filling = {row[0] for row in db.execute("SELECT digest FROM entries WHERE whole = 0")}
-            victims = policy.admit(name, nbytes)
-            if victims is None or filling.intersection(victims):
+            victims = self._fitted(db).admit(name, nbytes)
+            if victims is None:
                 return False
             for victim in victims:
                 self._evict(db, victim)
-            last = "SELECT coalesce(max(used), 0) + 1 FROM entries"
-            db.execute(f"INSERT INTO entries VALUES (?, ?, 0, ({last}))", (name, nbytes))  # noqa: S608
+            db.execute(f"INSERT INTO entries VALUES (?, ?, 0, {_NEXT_USE})", (name, nbytes))  # noqa: S608
             return True
 
+    def _fitted(self, db: sqlite3.Connection) -> Eviction[str]:
+        """The policy, knowing all whole copies, with the room that fills leave it.
+
+        Copies that no longer fit, because the capacity is smaller than last time, are evicted.
+        """
+        (filling,) = db.execute("SELECT coalesce(sum(nbytes), 0) FROM entries WHERE whole = 0").fetchone()
+        whole = db.execute("SELECT digest, nbytes FROM entries WHERE whole = 1 ORDER BY rowid").fetchall()
+        policy: Eviction[str] = make(self.policy, sum(nbytes for _name, nbytes in whole))
+        for name, nbytes in whole:
+            policy.admit(name, nbytes)
+        for (name,) in db.execute("SELECT digest FROM entries WHERE whole = 1 ORDER BY used"):
+            policy.hit(name)
+        for victim in policy.resize(max(0, self.capacity_bytes - filling)):
+            self._evict(db, victim)
+        return policy
+
     def _fill(self, name: str, fetch: Callable[[], Sequence[Buffer]]) -> bool:
-        whole = False
         try:
-            buffers = _fetched(name, fetch)
-            self._files.write(_key(name), buffers)
+            self._files.write(_key(name), _fetched(name, fetch))
             with self._transaction() as db:
-                db.execute("UPDATE entries SET whole = 1 WHERE digest = ?", (name,))
-            whole = True
-        finally:
-            if not whole:
-                with contextlib.suppress(sqlite3.Error, OSError):
-                    self.discard(name)
-        return True
+                return db.execute("UPDATE entries SET whole = 1 WHERE digest = ?", (name,)).rowcount == 1
+        except BaseException:
+            with contextlib.suppress(*_SICKNESS), self._transaction() as db:
+                self._evict(db, name)
+            raise
 
     def _evict(self, db: sqlite3.Connection, name: str) -> None:
         """Readers that have it open go on; the others find it gone and fetch."""
@@ -206,56 +249,77 @@ class NodeCache:
 
     def _drop_abandoned(self, db: sqlite3.Connection) -> None:
         """Give back what dead processes had reserved."""
+        abandoned = False
         for (name,) in db.execute("SELECT digest FROM entries WHERE whole = 0").fetchall():
-            with self._filling(name, 0.0) as alone:
+            with self._locked(name[:3], 0.0) as alone:
                 if alone:
                     self._evict(db, name)
+                    abandoned = True
+        if abandoned:
+            self._files.sweep()
+
+    def _reconcile(self, db: sqlite3.Connection) -> None:
+        """Make the index say what is there: a crash may have kept a file and lost its row, or the reverse."""
+        self._files.sweep()
+        found = {info.key: info.nbytes for info in self._files.list()}
+        names = {key.rpartition("/")[2]: nbytes for key, nbytes in found.items()}
+        copies = {n: nbytes for n, nbytes in names.items() if len(n) == DIGEST_CHARS and _key(n) in found}
+        for (name,) in db.execute("SELECT digest FROM entries WHERE whole = 1").fetchall():
+            if name not in copies:
+                db.execute("DELETE FROM entries WHERE digest = ?", (name,))
+        db.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, 1, 0)", copies.items())
+        self._fitted(db)
 
     @contextmanager
-    def _filling(self, name: str, wait_seconds: float) -> Iterator[bool]:
-        """Hold the lock of a shard's fill; yields whether it could be had in time."""
-        fd = os.open(self._folder("locks") / name[:3], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _locked(self, lock: str, wait_seconds: float) -> Iterator[bool]:
+        """Hold one of the locks that all processes share; yields whether it could be had in time."""
+        fd = os.open(self._folder("locks") / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_seconds
         try:
             while not (locked := _try_lock(fd)) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-            yield locked
+            try:
+                yield locked
+            finally:
+                if locked:
+                    fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile holds this descriptor too
         finally:
             os.close(fd)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """The index, with no other writer in any process until the block ends."""
-        with self._lock:
-            db = self._connect()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        index = self._indexes.setdefault(os.getpid(), _Index())
+        with index.lock:
+            if index.db is None:
+                index.db = self._open()
+            with _immediate(index.db):
+                yield index.db
 
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is not None and self._process == os.getpid():
-            return self._connection
+    def _open(self) -> sqlite3.Connection:
         path = self._folder("") / "index.sqlite"
-        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")  # what a power cut loses is fetched again
-            db.executescript(_SCHEMA)
-        except BaseException:
-            db.close()
-            raise
-        self._files.sweep()
-        self._connection, self._process = db, os.getpid()
+        with self._locked("index", BUSY_SECONDS):  # SQLite cannot wait for the change to WAL
+            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")  # what a power cut loses is found or fetched again
+                db.executescript(_SCHEMA)
+                with _immediate(db):
+                    self._reconcile(db)
+            except BaseException:
+                db.close()
+                raise
         return db
+
+    def _fall_sick(self, error: Exception) -> None:
+        first, self._sick = not self._sick, True
+        if first:
+            log.warning("node cache %s takes no more shards, which makes reading slower: %s", self.path, error)
 
     @property
     def _files(self) -> FileStore:
         if self._objects is None:
-            self._objects = FileStore("node cache", self._folder("objects"))
+            self._objects = FileStore(STORE_NAME, self.path / "objects")
         return self._objects
 
     def _folder(self, name: str) -> Path:
@@ -267,7 +331,7 @@ class NodeCache:
 class _FetchError(Exception):
     """Carries an error of the tier through the handlers of the cache's own errors."""
 
-    def __init__(self, reason: TieringError) -> None:
+    def __init__(self, reason: Exception) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
@@ -275,10 +339,10 @@ class _FetchError(Exception):
 def _fetched(name: str, fetch: Callable[[], Sequence[Buffer]]) -> Sequence[Buffer]:
     try:
         buffers = fetch()
-    except TieringError as error:
+        if digest(buffers) != name:
+            raise Corrupt(f"the bytes fetched are not those of digest {name[:12]}")
+    except Exception as error:
         raise _FetchError(error) from error
-    if digest(buffers) != name:
-        raise _FetchError(Corrupt(f"the bytes fetched are not those of digest {name[:12]}"))
     return buffers
 
 
@@ -292,3 +356,23 @@ def _try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def _immediate(db: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that holds the write lock from its beginning."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk may have ended it already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _close_own(indexes: dict[int, _Index]) -> None:
+    """Close this process's connection."""
+    index = indexes.pop(os.getpid(), None)
+    if index is not None and index.db is not None:
+        index.db.close()

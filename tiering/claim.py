@@ -4,14 +4,15 @@ Invariant: at most one *intent* (what is to be written) holds a name at a time. 
 the same bytes to the same keys and so cannot harm each other; writers of two intents would mix them.
 
 A claim is an object ``<corpus>/.tiering/claims/00000001.json``, made by conditional create. Its owner changes
-it once, to say that it is released; the highest number is never deleted, so whoever creates the next number
-has seen what it succeeds. A claim counts as long as it is neither released nor its process known to be dead.
+it once, to say that it is released. The highest number is never deleted, not even when the corpus is: whoever
+created a number and then finds no higher one has seen all that it succeeds. A claim counts as long as it is neither released nor its process known to be dead.
 One that counts keeps other intents out; its own intent is kept out only while its process is known to live.
 So nothing has to be cleaned up after a kill, and nothing depends on a clock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tiering import process
-from tiering.errors import Conflict, FormatError, Locked
+from tiering.errors import Conflict, FormatError, Locked, TieringError, UnsupportedVersion
 from tiering.keys import INTERNAL
 from tiering.manifest import FORMAT_VERSION, check_version, parse_json
 from tiering.process import ProcessId
 from tiering.stores.base import Store
 
 MAX_CLAIM_BYTES: Final = 1 << 16
-MAX_CLAIMS: Final = 99_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,15 @@ def claimed(store: Store, name: str, intent: str, *, shared: bool) -> Iterator[N
     claim = _take(store, name, intent, shared=shared)
     try:
         yield
-    finally:
-        store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
+    except BaseException:
+        with contextlib.suppress(TieringError):  # what went wrong first is what is told
+            _release(store, name, claim)
+        raise
+    _release(store, name, claim)
+
+
+def _release(store: Store, name: str, claim: Claim) -> None:
+    store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
 
 
 def _take(store: Store, name: str, intent: str, *, shared: bool) -> Claim:
@@ -86,6 +93,10 @@ def _take(store: Store, name: str, intent: str, *, shared: bool) -> Claim:
         try:
             store.write(_key(name, mine.number), [mine.encode()], if_absent=True)
         except FileExistsError:  # somebody was faster: look at the claims again
+            continue
+        if max(_numbers(store, name), default=0) > mine.number:
+            # Between our look and our write a higher claim came, and took away the one that had our number.
+            store.delete(_key(name, mine.number))
             continue
         for claim in claims:
             if not claim.counts:
@@ -115,14 +126,17 @@ def _numbers(store: Store, name: str) -> list[int]:
 def _read(store: Store, name: str, number: int) -> Claim | None:
     key = _key(name, number)
     try:
-        fields = parse_json(store.read(key), "a claim", MAX_CLAIM_BYTES)
-    except FileNotFoundError:  # released since it was listed
+        data = store.read(key)
+    except FileNotFoundError:  # succeeded since it was listed
         return None
-    check_version(fields.get("format_version"), "the claim")
     try:
-        return Claim(
-            number, str(fields["intent"]), ProcessId.parse(str(fields["owner"])), bool(fields["released"])
-        )
+        fields = parse_json(data, "a claim", MAX_CLAIM_BYTES)
+        check_version(fields.get("format_version"), "the claim")
+        owner = ProcessId.parse(str(fields["owner"]))
+        return Claim(number, str(fields["intent"]), owner, bool(fields["released"]))
+    except UnsupportedVersion as error:
+        error.tier, error.key = store.name, key
+        raise
     except (KeyError, ValueError) as error:
         raise FormatError("not a claim", tier=store.name, key=key, hint="Delete this object") from error
 

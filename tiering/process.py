@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command's closing bracket
+_HIDDEN: Final = -1  # a process that /proc does not show to this user (mount option hidepid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ProcessId:
 
     def is_dead(self) -> bool:
         """Whether the process is known to have ended. False also where that cannot be known from here."""
-        return self.machine == _machine() and _start_time(self.pid) != self.started
+        return self.machine == _machine() and _start_time(self.pid) not in (self.started, _HIDDEN)
 
     def is_alive(self) -> bool:
         """Whether the process is known to run. False also where that cannot be known from here."""
@@ -56,7 +57,17 @@ def _machine() -> str:
 
 def _start_time(pid: int) -> int | None:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[_START_TIME_FIELD])
+        return _HIDDEN if _exists(pid) else None
+    return None if fields[0] in b"ZX" else int(fields[_START_TIME_FIELD])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    except OverflowError:
+        return False
+    return True

@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from tiering.cache import NodeCache
+from tiering.cache import NodeCache, _key
 from tiering.corpus import Corpus, Shard, shards_of
-from tiering.digest import Buffer
+from tiering.digest import CRC_BYTES, Buffer
 from tiering.errors import Corrupt, NotFound, TieringError, UsageError
 from tiering.layout import arrow
 from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, check_block, decode_block, index_bytes, read_index
+from tiering.monitor.stats import COUNTERS
 from tiering.schema import array_of, columns_of
 from tiering.scrub import heal
+from tiering.stores.base import Extent
 from tiering.transfer import read_verified
 
 log = logging.getLogger("tiering.reader")
@@ -44,6 +46,21 @@ class ReadCounts:
         """Begin to count anew."""
         self.bytes_needed = self.bytes_fetched = 0
         self.damaged = []
+
+
+@dataclass(frozen=True, slots=True)
+class RawBlock:
+    """Rows of one block that lie in a file as they lie in memory, not yet verified."""
+
+    shard: Shard
+    file: Extent
+    """Where the whole shard lies."""
+    offset: int
+    """Where the rows begin in that file."""
+    nbytes: int
+    """Length of the rows; the block's CRC, behind them, is left out."""
+    cached: bool
+    """Whether the file is the node cache's."""
 
 
 @dataclass(slots=True)
@@ -114,18 +131,68 @@ class BlockReader:
             shard: its number.
             block: number of the block within the shard.
             slots: for each column a writable buffer of `slot_rows` rows; its first rows become the block's.
+                Columns of a Zarr corpus that are not in it are left out.
 
         Raises:
             Corrupt: it is damaged, and no other tier has a good copy.
             Unavailable, DeadlineExceeded: the tier does not answer.
         """
         for name, states in self._shards.items():
+            if self._layout is not None and name not in slots:
+                continue
             state = states[shard]
             try:
                 self._read(name, state, block, slots)
             except (Corrupt, NotFound) as error:
                 self._replace(state, error)
                 self._read(name, state, block, slots)
+
+    def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
+        """Where the rows of a block can be read around this reader; None where only `read` gives them.
+
+        Only uncompressed Zarr blocks, on a file tier or in the node cache, have such a place. Whoever reads
+        there checks the shard's digest first, tells of bad bytes by `replace`, of good ones by `count_raw`.
+
+        Raises:
+            NotFound, Corrupt: the shard is missing, or its index is damaged; `replace` is the answer.
+        """
+        if self._layout is None or self._layout.codec is not None:
+            return None
+        state = self._shards[column][shard]
+        file = self._file(state)
+        if file is None:
+            return None
+        span, _ = self._locate(state, block)
+        nbytes = span.nbytes - CRC_BYTES
+        return RawBlock(state.shard, file, file.offset + span.offset, nbytes, bool(state.cached))
+
+    def replace(self, column: str, shard: int, error: TieringError) -> None:
+        """Replace the copy that `raw_block` named, after it turned out bad; the next call names another.
+
+        Raises:
+            Corrupt: no other tier has a good copy.
+        """
+        self._replace(self._shards[column][shard], error)
+
+    def count_raw(self, raw: RawBlock) -> None:
+        """Count a block that was read around this reader."""
+        with self._lock:
+            self.counts.bytes_needed += raw.nbytes
+        if not raw.cached:
+            COUNTERS.add_moved(self.corpus.tier.name, "read", raw.nbytes)
+            self._fetched(raw.nbytes)
+
+    def _file(self, state: _ShardState) -> Extent | None:
+        """The file that holds a shard, in the cache or on the tier."""
+        if self._in_cache(state) and self.cache is not None:
+            try:
+                return self.cache._files.locate(_key(state.shard.digest))
+            except TieringError:  # evicted meanwhile, or the cache is sick
+                state.cached = False
+        # A block tier's extents have addresses too, but are given to other objects after a delete.
+        if state.rescued is not None or self.corpus.tier.kind != "file":
+            return None
+        return self.corpus.tier.store.locate(state.shard.key)
 
     def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         span, crc = self._locate(state, block)

@@ -243,6 +243,13 @@ def _open_store(tier: Tier, process: int) -> Store:
         return store
 
 
+def close_stores() -> None:
+    """Close all stores of this process, which gives back locks and connections; the next use opens them again."""
+    for tier, process in list(_open_stores):
+        if process == os.getpid():
+            tier.close()
+
+
 def _connect(tier: Tier) -> Store:
     """Open the store that suits the tier; each module is imported only by those who use it."""
     scheme = urlsplit(tier.url).scheme

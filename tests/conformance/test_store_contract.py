@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 
-from tiering.errors import Conflict, Corrupt, NotFound, Unavailable, UsageError
+from tests.conformance.patterns import pattern, read_range
+from tiering.errors import Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.base import Store, check_range
 
 SIZES = [0, 1, 4095, 4096, 4097, 9 << 20]
-WRITERS = 8
-OVERWRITES = 12
 
 BAD_KEYS = {
     "empty": "",
@@ -47,17 +43,6 @@ TRICKY_KEYS = [
     "z/\uff5e",  # before the next in UTF-8, after it in UTF-16
     "z/\U0001f600",
 ]
-
-
-def pattern(nbytes: int, seed: int = 1) -> bytes:
-    """`nbytes` bytes whose period, a prime, fits no page, piece or part."""
-    return (bytes((seed * 37 + i * 11) % 251 for i in range(251)) * (nbytes // 251 + 1))[:nbytes]
-
-
-def read_range(store: Store, key: str, offset: int, nbytes: int) -> bytes:
-    buffer = bytearray(nbytes)
-    store.read_into(key, offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 @pytest.mark.parametrize("nbytes", SIZES)
@@ -128,23 +113,6 @@ def test_write_if_absent_after_delete_makes_a_new_object(store: Store) -> None:
     store.delete("k")
     store.write("k", [b"new"], if_absent=True)
     assert store.read("k") == b"new"
-
-
-def test_write_if_absent_raced_has_one_winner(store: Store) -> None:
-    barrier = threading.Barrier(WRITERS, timeout=60)
-
-    def write(writer: int) -> bool:
-        barrier.wait()
-        try:
-            store.write("k", [pattern(10_000, writer)], if_absent=True)
-        except Conflict:
-            return False
-        return True
-
-    with ThreadPoolExecutor(WRITERS) as pool:
-        won = list(pool.map(write, range(WRITERS)))
-    assert won.count(True) == 1
-    assert store.read("k") == pattern(10_000, won.index(True))
 
 
 @pytest.mark.parametrize(
@@ -282,46 +250,6 @@ def test_bad_key_is_refused_without_effect(store: Store, key: str) -> None:
         with pytest.raises(UsageError):
             call()
     assert list(store.list()) == []
-
-
-@pytest.mark.parametrize("nbytes", [100_000, 9 << 20])
-def test_read_into_raced_by_overwrites_sees_one_version(store: Store, nbytes: int) -> None:
-    versions = [pattern(nbytes, seed) for seed in range(3)]
-    store.write("k", [versions[0]])
-    finished = threading.Event()
-
-    def overwrite() -> None:
-        try:
-            for i in range(OVERWRITES):
-                store.write("k", [versions[i % len(versions)]])
-        finally:
-            finished.set()
-
-    def read() -> int:
-        reads = 0
-        while not finished.is_set() or reads == 0:
-            # Both servers answer 500 to some reads of what is overwritten; the contract says: call again.
-            with contextlib.suppress(Unavailable):
-                assert read_range(store, "k", 0, nbytes) in versions
-                reads += 1
-        return reads
-
-    with ThreadPoolExecutor(3) as pool:
-        readers = [pool.submit(read), pool.submit(read)]
-        pool.submit(overwrite).result()
-        assert all(reader.result() >= 1 for reader in readers)
-
-
-def test_write_from_many_threads_keeps_every_object(store: Store) -> None:
-    def work(writer: int) -> None:
-        for i in range(5):
-            store.write(f"w{writer}/{i}", [pattern(1000 + i, writer)])
-
-    with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(work, range(WRITERS)))
-    assert len(list(store.list())) == 5 * WRITERS
-    for writer in range(WRITERS):
-        assert store.read(f"w{writer}/4") == pattern(1004, writer)
 
 
 def test_locate_gives_the_bytes_where_they_have_an_address(store: Store) -> None:

@@ -1,12 +1,14 @@
-"""The sample order by walking: what `policies.order` computes by seeking, in plain lists."""
+"""The sample order by walking plain lists, which `policies.order` finds by seeking, and ways to read it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TypeVar
 
+from policies import Order
 from policies.permute import derive, permutation
 
 Item = TypeVar("Item")
+UNEVEN = [300, 7, 1, 1024, 64, 999, 500, 2048, 33, 65]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,19 @@ class ModelWindow:
     stop: int
     blocks: list[list[int]]
     rows: list[int]
+
+
+def order_of(case: Case) -> Order:
+    return Order(**asdict(case))
+
+
+def lane_of(order: Order, epoch: int, lane: int) -> list[int]:
+    rows: list[int] = order.rows(epoch, lane, 0, order.lane_rows(epoch, lane)).tolist()
+    return rows
+
+
+def epoch_of(order: Order, epoch: int) -> list[int]:
+    return [row for lane in range(order.lanes) for row in lane_of(order, epoch, lane)]
 
 
 def lane_windows(case: Case, epoch: int, lane: int) -> list[ModelWindow]:

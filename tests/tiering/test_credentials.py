@@ -14,8 +14,21 @@ CANARY = "canary-7c1e"
 
 @pytest.mark.parametrize(
     "option",
-    ["access_key_id", "secret_access_key", "session_token", "token", "password", "account_key", "sas_token"]
-    + ["key", "secret", "service_account_key", "Client_Secret", "api-key", "hdfs_token"],
+    [
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "token",
+        "password",
+        "account_key",
+        "sas_token",
+        "key",
+        "secret",
+        "service_account_key",
+        "Client_Secret",
+        "api-key",
+        "hdfs_token",
+    ],
 )
 def test_is_credential_names_of_secrets(option: str) -> None:
     assert is_credential(option)

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import click
 import typer
 from rich.console import Console
 
@@ -23,10 +22,14 @@ from tiering import __version__
 from tiering.cli import block, corpora, doctor, jobs
 from tiering.cli.session import make_session
 from tiering.errors import TieringError
+from tiering.tier import close_stores
 
 INTERRUPTED: Final = 130
 COMMANDS: Final = "tiering.commands"
 """Entry points by which other packages, such as `loaders`, add commands."""
+
+_WrongCommand: Final = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Typer brings a click of its own; this is its class for wrong command lines, by a public road."""
 
 _FLAGS: Final = ("--json", "--quiet", "-q", "--insecure")
 _VALUES: Final = ("--config", "--scheduler")
@@ -90,15 +93,17 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
-    except click.ClickException as error:
+    except _WrongCommand as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         Console(stderr=True).print("Interrupted. Nothing is half done: run the same command again to go on.")
         return INTERRUPTED
     except TieringError as error:
         _show(error, as_json="--json" in arguments)
         return error.exit_code
+    finally:
+        close_stores()
     return code if isinstance(code, int) else 0
 
 
@@ -131,4 +136,4 @@ def _show(error: TieringError, *, as_json: bool) -> None:
         typer.echo(json.dumps({"ok": False, **fields}, indent=2))
     console = Console(stderr=True)
     console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-    console.print(str(error), markup=False, highlight=False)
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -73,7 +73,7 @@ class DatasetSource(Source):
         nbytes = 0
         for fragment in dataset.get_fragments():
             for piece in _split(fragment):
-                rows = piece.count_rows()
+                rows = _piece_rows(piece)
                 if rows:
                     self._pieces.append(piece)
                     counts.append(rows)
@@ -114,6 +114,13 @@ def _split(fragment: pads.Fragment) -> list[pads.Fragment]:
         pieces: list[pads.Fragment] = fragment.split_by_row_group()
         return pieces
     return [fragment]
+
+
+def _piece_rows(piece: pads.Fragment) -> int:
+    # Of a fragment that is some row groups of a file, count_rows() counts the whole file.
+    if isinstance(piece, pads.ParquetFileFragment):
+        return sum(group.num_rows for group in piece.row_groups)
+    return int(piece.count_rows())
 
 
 def _piece_bytes(piece: pads.Fragment) -> int:

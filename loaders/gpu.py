@@ -1,0 +1,260 @@
+"""Slots in device memory, which kvikio fills from files without a copy in Python.
+
+Invariant: no byte reaches a slot before it was verified, and no slot is overwritten before the gathers that
+read it have completed. Which way blocks take is counted and told, never assumed.
+
+There are two ways. Direct: an uncompressed Zarr block, on a file tier or in the node cache, goes by
+`CuFile.pread` straight to its slot. The host cannot check such a block's CRC, so the whole shard's BLAKE3 is
+checked before its first direct read, once in a process for each file and time of change: one more reading of
+the shard, which leaves it in the page cache. Host: everything else (other tiers, compressed blocks, Arrow) is
+read and checked by the `BlockReader` into page-locked memory and copied from there.
+
+kvikio waits for the legacy default stream before it reads: train on another one to have both at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from loaders.gpu_device import Bytes, Device, Event, RawFiles, open_device
+from loaders.slots import Batch
+from tiering.errors import Corrupt, NotFound, TieringError
+from tiering.layout.base import PAGE_BYTES
+from tiering.layout.zarr import ZarrColumn
+from tiering.reader import BlockReader
+
+log = logging.getLogger("loaders.gpu")
+
+MAX_OPEN_FILES: Final = 32
+_ATTEMPTS: Final = 4  # a bad copy in the cache, a bad one on the tier, the healed one, and one to spare
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPath:
+    """Which way blocks took to the device, each column's counted."""
+
+    device: str
+    direct: int
+    """By `CuFile.pread` into the slot."""
+    host: int
+    """Verified in host memory and copied."""
+    compat: bool
+    """Whether kvikio itself goes through host memory, so that ``direct`` is without GPUDirect Storage."""
+
+
+class CudaSlots:
+    """Slots on a device; see `loaders.slots.Slots`.
+
+    Args:
+        reader: of the corpus.
+        count: how many slots.
+        device: ``cuda:N``, or a device for tests.
+
+    Raises:
+        UsageError: no such device, or what it needs is missing here.
+        CapacityExceeded: it has no room for the slots.
+    """
+
+    def __init__(self, reader: BlockReader, count: int, device: str | Device) -> None:
+        self.count = count
+        self._reader = reader
+        self._device = open_device(device) if isinstance(device, str) else device
+        self._columns = {column.name: _Column(column, reader) for column in reader.columns}
+        with self._device.active():
+            self._memory = {
+                name: self._device.memory(count * column.slot_bytes) for name, column in self._columns.items()
+            }
+        self._fences = SlotFences(count)
+        self._files = RawFiles(self._device.open, MAX_OPEN_FILES)
+        self._pinned: list[Bytes] = []
+        self._lock = threading.Lock()
+        self._direct = self._host = 0
+        self._told: set[str] = set()
+        if self._device.compat:
+            self._tell("kvikio is in compatibility mode: no GPUDirect Storage, bytes go through host memory")
+        # Device memory may be given away only when nothing reads it any more.
+        self._end = weakref.finalize(self, _finish, self._fences, self._files)
+        self._end.atexit = False
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        return sum(self.count * column.slot_bytes for column in self._columns.values())
+
+    @property
+    def path(self) -> ReadPath:
+        """Which way blocks took so far."""
+        with self._lock:
+            return ReadPath(self._device.name, self._direct, self._host, self._device.compat)
+
+    def close(self) -> None:
+        """Wait for gathers and close files. Idempotent."""
+        self._end()
+
+    def slot_rows(self, column: str) -> int:
+        """See `Slots`."""
+        return self._columns[column].slot_rows
+
+    def read(self, shard: int, block: int, slot: int) -> None:
+        """See `Slots`."""
+        with self._device.active():
+            self._fences.wait(slot)
+            rest = [name for name in self._columns if not self._read_direct(name, shard, block, slot)]
+            if rest:
+                self._read_by_host(rest, shard, block, slot)
+        with self._lock:
+            self._host += len(rest)
+            self._direct += len(self._columns) - len(rest)
+
+    def new_batch(self, rows: int) -> Batch:
+        """See `Slots`."""
+        with self._device.active():
+            return {
+                name: self._device.empty((rows, *column.shape), column.dtype)
+                for name, column in self._columns.items()
+            }
+
+    def gather(
+        self, batch: Batch, start: int, slots: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
+    ) -> None:
+        """See `Slots`. Runs on the current stream and does not wait for it."""
+        indexes: dict[int, Any] = {}
+        with self._device.active():
+            for name, column in self._columns.items():
+                stride = column.slot_rows
+                if stride not in indexes:
+                    indexes[stride] = self._device.array(slots * stride + rows)
+                out = batch[name][start : start + len(rows)].reshape(len(rows), column.row_items)
+                source = self._memory[name].view(column.unit).reshape(self.count * stride, -1)
+                self._device.take(source, indexes[stride], out.view(column.unit))
+            self._fences.used(np.unique(slots).tolist(), *self._device.record())
+
+    def _read_direct(self, name: str, shard: int, block: int, slot: int) -> bool:
+        """Read a block of a column into its slot, if it lies in a file as it is and the file is right."""
+        column = self._columns[name]
+        for _ in range(_ATTEMPTS):
+            try:
+                raw = self._reader.raw_block(name, shard, block)
+                if raw is None or raw.nbytes != column.block_bytes:
+                    return False
+                with self._files.proven(raw) as file:
+                    target = column.slot(self._memory[name], slot)
+                    done = file.pread(target, raw.nbytes, raw.offset).get()
+            except (Corrupt, NotFound) as error:
+                self._reader.replace(name, shard, error)
+                continue
+            except (OSError, RuntimeError) as error:
+                if isinstance(error, TieringError):
+                    raise
+                self._tell(f"kvikio cannot read a file, so the host reads it: {error}")  # or it went just now
+                return False
+            if done == raw.nbytes:
+                self._reader.count_raw(raw)
+                return True
+        return False
+
+    def _read_by_host(self, names: Sequence[str], shard: int, block: int, slot: int) -> None:
+        """Have the reader read and check a block of some columns, and copy it to its slot."""
+        self._tell(f"blocks go through host memory: {_why_not_direct(self._reader)}")
+        with self._borrow_pinned() as pinned:
+            columns = [self._columns[name] for name in names]
+            stops = np.cumsum([column.read_bytes for column in columns]).tolist()
+            places = [
+                pinned[stop - column.read_bytes : stop] for column, stop in zip(columns, stops, strict=True)
+            ]
+            views = {name: memoryview(place) for name, place in zip(names, places, strict=True)}
+            self._reader.read(shard, block, views)
+            for name, column, place in zip(names, columns, places, strict=True):
+                self._device.copy(place[: column.block_bytes], column.slot(self._memory[name], slot))
+
+    @contextmanager
+    def _borrow_pinned(self) -> Iterator[Bytes]:
+        """Page-locked memory for one block of all columns; as often as threads ever read at a time."""
+        try:
+            pinned = self._pinned.pop()
+        except IndexError:
+            pinned = self._device.pinned(sum(column.read_bytes for column in self._columns.values()))
+        try:
+            yield pinned
+        finally:
+            self._pinned.append(pinned)
+
+    def _tell(self, what: str) -> None:
+        with self._lock:
+            if what in self._told:
+                return
+            self._told.add(what)
+        log.warning("%s, corpus %r: %s", self._device.name, self._reader.corpus.name, what)
+
+
+class _Column:
+    """Sizes of one column's slots."""
+
+    def __init__(self, column: ZarrColumn, reader: BlockReader) -> None:
+        self.shape, self.dtype = column.shape, column.dtype
+        self.row_items = math.prod(column.shape)
+        self.unit = np.dtype(f"u{math.gcd(8, column.row_bytes)}")  # a gather copies unit by unit
+        self.slot_rows = aligned_rows(reader.block_rows, column.row_bytes)
+        self.slot_bytes = self.slot_rows * column.row_bytes
+        self.block_bytes = reader.block_rows * column.row_bytes
+        self.read_bytes = -(-reader.slot_rows(column) * column.row_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    def slot(self, memory: Any, number: int) -> Any:
+        """The memory of one block."""
+        start = number * self.slot_bytes
+        return memory[start : start + self.block_bytes]
+
+
+def aligned_rows(rows: int, row_bytes: int) -> int:
+    """At least `rows` rows, as many as end on a page boundary, if that is at most an eighth more: cuFile
+    writes to a slot that begins on one without a bounce buffer."""
+    step = PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
+    aligned = -(-rows // step) * step
+    return aligned if aligned * 8 <= rows * 9 else rows
+
+
+def _why_not_direct(reader: BlockReader) -> str:
+    corpus = reader.corpus
+    if corpus.format != "zarr":
+        return f"the corpus is in the format {corpus.format!r}"
+    if corpus.layout.codec is not None:
+        return f"they are compressed ({corpus.layout.codec})"
+    where = "is not in the node cache and " if reader.cache is not None else ""
+    return f"a shard {where}has no whole file of its own on {corpus.tier.kind} tier {corpus.tier.name!r}"
+
+
+def _finish(fences: SlotFences, files: RawFiles) -> None:
+    fences.wait_all()
+    files.close()
+
+
+class SlotFences:
+    """For each slot, the events behind the last gathers that read it, one for each stream."""
+
+    def __init__(self, count: int) -> None:
+        self._events: list[dict[int, Event]] = [{} for _ in range(count)]
+
+    def used(self, slots: Iterable[int], stream: int, event: Event) -> None:
+        """Note that work on `stream` up to `event` reads these slots; later events cover earlier ones."""
+        for slot in slots:
+            self._events[slot][stream] = event
+
+    def wait(self, slot: int) -> None:
+        """Wait until nothing reads the slot; nobody may begin to meanwhile."""
+        events, self._events[slot] = self._events[slot], {}
+        for event in events.values():
+            event.synchronize()
+
+    def wait_all(self) -> None:
+        """Wait for all slots."""
+        for slot in range(len(self._events)):
+            self.wait(slot)
