@@ -3,11 +3,10 @@
 Invariant: no byte reaches a slot before it was verified, and no slot is overwritten before the gathers that
 read it have completed. Which way blocks take is counted and told, never assumed.
 
-There are two ways. Direct: an uncompressed Zarr block, on a file tier or in the node cache, goes by
-`CuFile.pread` straight to its slot. The host cannot check such a block's CRC, so the whole shard's BLAKE3 is
-checked before its first direct read, once in a process for each file and time of change: one more reading of
-the shard, which leaves it in the page cache. Host: everything else (other tiers, compressed blocks, Arrow) is
-read and checked by the `BlockReader` into page-locked memory and copied from there.
+Direct: an uncompressed Zarr block, on a file tier or in the node cache, goes by `CuFile.pread` straight to
+its slot. The host cannot check such a block's CRC, so the whole shard's BLAKE3 is checked before its first
+direct read, once in a process for each file and time of change: one more reading of the shard, which leaves
+it in the page cache. Host: everything else is read and checked by the `BlockReader` into page-locked memory.
 
 kvikio waits for the legacy default stream before it reads: train on another one to have both at a time.
 """
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,14 +75,15 @@ class CudaSlots:
             }
         self._fences = SlotFences(count)
         self._files = RawFiles(self._device.open, MAX_OPEN_FILES)
-        self._pinned: list[Bytes] = []
+        self._pinned: list[dict[str, Bytes]] = []
         self._lock = threading.Lock()
         self._direct = self._host = 0
         self._told: set[str] = set()
+        self._why_not_direct = _why_not_direct(reader)
         if self._device.compat:
-            self._tell("kvikio is in compatibility mode: no GPUDirect Storage, bytes go through host memory")
-        # Device memory may be given away only when nothing reads it any more.
-        self._end = weakref.finalize(self, _finish, self._fences, self._files)
+            self._tell("compat", "kvikio is in compatibility mode: no GPUDirect Storage")
+        # Before device memory is given back: wait until nothing reads it.
+        self._end = weakref.finalize(self, _finish, self._fences, self._files, count, os.getpid())
         self._end.atexit = False
 
     @property
@@ -119,7 +120,7 @@ class CudaSlots:
         """See `Slots`."""
         with self._device.active():
             return {
-                name: self._device.empty((rows, *column.shape), column.dtype)
+                name: self._device.arrays.empty((rows, *column.shape), column.dtype)
                 for name, column in self._columns.items()
             }
 
@@ -132,10 +133,10 @@ class CudaSlots:
             for name, column in self._columns.items():
                 stride = column.slot_rows
                 if stride not in indexes:
-                    indexes[stride] = self._device.array(slots * stride + rows)
+                    indexes[stride] = self._device.arrays.asarray(slots.astype(np.int64) * stride + rows)
                 out = batch[name][start : start + len(rows)].reshape(len(rows), column.row_items)
                 source = self._memory[name].view(column.unit).reshape(self.count * stride, -1)
-                self._device.take(source, indexes[stride], out.view(column.unit))
+                self._device.arrays.take(source, indexes[stride], axis=0, out=out.view(column.unit))
             self._fences.used(np.unique(slots).tolist(), *self._device.record())
 
     def _read_direct(self, name: str, shard: int, block: int, slot: int) -> bool:
@@ -145,17 +146,17 @@ class CudaSlots:
             try:
                 raw = self._reader.raw_block(name, shard, block)
                 if raw is None or raw.nbytes != column.block_bytes:
+                    self._tell("host", f"blocks go through host memory: {self._why_not_direct}")
                     return False
                 with self._files.proven(raw) as file:
-                    target = column.slot(self._memory[name], slot)
-                    done = file.pread(target, raw.nbytes, raw.offset).get()
+                    done = file.pread(column.slot(self._memory[name], slot), raw.nbytes, raw.offset).get()
             except (Corrupt, NotFound) as error:
                 self._reader.replace(name, shard, error)
                 continue
             except (OSError, RuntimeError) as error:
                 if isinstance(error, TieringError):
                     raise
-                self._tell(f"kvikio cannot read a file, so the host reads it: {error}")  # or it went just now
+                self._tell("failed", f"kvikio cannot read a file, so the host reads it: {error}")
                 return False
             if done == raw.nbytes:
                 self._reader.count_raw(raw)
@@ -164,35 +165,30 @@ class CudaSlots:
 
     def _read_by_host(self, names: Sequence[str], shard: int, block: int, slot: int) -> None:
         """Have the reader read and check a block of some columns, and copy it to its slot."""
-        self._tell(f"blocks go through host memory: {_why_not_direct(self._reader)}")
         with self._borrow_pinned() as pinned:
-            columns = [self._columns[name] for name in names]
-            stops = np.cumsum([column.read_bytes for column in columns]).tolist()
-            places = [
-                pinned[stop - column.read_bytes : stop] for column, stop in zip(columns, stops, strict=True)
-            ]
-            views = {name: memoryview(place) for name, place in zip(names, places, strict=True)}
-            self._reader.read(shard, block, views)
-            for name, column, place in zip(names, columns, places, strict=True):
-                self._device.copy(place[: column.block_bytes], column.slot(self._memory[name], slot))
+            self._reader.read(shard, block, {name: memoryview(pinned[name]) for name in names})
+            for name in names:
+                column = self._columns[name]
+                self._device.copy(pinned[name][: column.block_bytes], column.slot(self._memory[name], slot))
 
     @contextmanager
-    def _borrow_pinned(self) -> Iterator[Bytes]:
-        """Page-locked memory for one block of all columns; as often as threads ever read at a time."""
+    def _borrow_pinned(self) -> Iterator[dict[str, Bytes]]:
+        """Page-locked memory for one block; there is one for each thread that read at the same time."""
         try:
             pinned = self._pinned.pop()
         except IndexError:
-            pinned = self._device.pinned(sum(column.read_bytes for column in self._columns.values()))
+            pinned = {name: self._device.pinned(column.read_bytes) for name, column in self._columns.items()}
         try:
             yield pinned
         finally:
             self._pinned.append(pinned)
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, topic: str, what: str) -> None:
+        """Say it in the log, once."""
         with self._lock:
-            if what in self._told:
+            if topic in self._told:
                 return
-            self._told.add(what)
+            self._told.add(topic)
         log.warning("%s, corpus %r: %s", self._device.name, self._reader.corpus.name, what)
 
 
@@ -206,7 +202,7 @@ class _Column:
         self.slot_rows = aligned_rows(reader.block_rows, column.row_bytes)
         self.slot_bytes = self.slot_rows * column.row_bytes
         self.block_bytes = reader.block_rows * column.row_bytes
-        self.read_bytes = -(-reader.slot_rows(column) * column.row_bytes // PAGE_BYTES) * PAGE_BYTES
+        self.read_bytes = reader.slot_rows(column) * column.row_bytes
 
     def slot(self, memory: Any, number: int) -> Any:
         """The memory of one block."""
@@ -215,8 +211,7 @@ class _Column:
 
 
 def aligned_rows(rows: int, row_bytes: int) -> int:
-    """At least `rows` rows, as many as end on a page boundary, if that is at most an eighth more: cuFile
-    writes to a slot that begins on one without a bounce buffer."""
+    """`rows`, or up to an eighth more if slots then begin on pages, where cuFile needs no bounce buffer."""
     step = PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
     aligned = -(-rows // step) * step
     return aligned if aligned * 8 <= rows * 9 else rows
@@ -228,13 +223,7 @@ def _why_not_direct(reader: BlockReader) -> str:
         return f"the corpus is in the format {corpus.format!r}"
     if corpus.layout.codec is not None:
         return f"they are compressed ({corpus.layout.codec})"
-    where = "is not in the node cache and " if reader.cache is not None else ""
-    return f"a shard {where}has no whole file of its own on {corpus.tier.kind} tier {corpus.tier.name!r}"
-
-
-def _finish(fences: SlotFences, files: RawFiles) -> None:
-    fences.wait_all()
-    files.close()
+    return f"their shard is in no node cache, and has no file on {corpus.tier.kind} tier {corpus.tier.name!r}"
 
 
 class SlotFences:
@@ -254,7 +243,10 @@ class SlotFences:
         for event in events.values():
             event.synchronize()
 
-    def wait_all(self) -> None:
-        """Wait for all slots."""
-        for slot in range(len(self._events)):
-            self.wait(slot)
+
+def _finish(fences: SlotFences, files: RawFiles, count: int, process: int) -> None:
+    if os.getpid() != process:  # a forked child has neither the GPU nor these files
+        return
+    for slot in range(count):
+        fences.wait(slot)
+    files.close()

@@ -29,9 +29,7 @@ KVIKIO_THREADS: Final = 8
 """Without GPUDirect Storage kvikio overlaps reading and copying only by threads, and starts with one."""
 
 _HASH_BYTES: Final = 4 << 20
-_CUDA_ERROR_NO_DEVICE: Final = 100
 _INSTALL: Final = "Run pip install 'corpus-tiering[gpu]' on a machine with an NVIDIA GPU, or use device='cpu'"
-
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -56,9 +54,11 @@ class RawFile(Protocol):
 
 
 class Device(Protocol):
-    """Where slots and batches are. Its arrays are cupy's, or numpy's in tests on the host."""
+    """Where slots and batches are."""
 
     name: str
+    arrays: Any
+    """The module of its arrays: cupy, or numpy in tests on the host."""
     compat: bool
     """Whether `RawFile` goes through host memory too, because GPUDirect Storage cannot be used."""
 
@@ -67,15 +67,6 @@ class Device(Protocol):
 
     def memory(self, nbytes: int) -> Any:
         """Uninitialised bytes from a page boundary on, with no work of any stream pending on them."""
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """An uninitialised array, on the current stream."""
-
-    def array(self, values: np.ndarray[Any, Any]) -> Any:
-        """A copy on the device, on the current stream."""
-
-    def take(self, rows: Any, index: Any, out: Any) -> None:
-        """Copy ``rows[index]`` to `out`, on the current stream."""
 
     def record(self) -> tuple[int, Event]:
         """The current stream's identity, and an event behind all of its work so far."""
@@ -100,35 +91,37 @@ def open_device(name: str) -> Device:
     if not found:
         hint = "Use 'cpu', or 'cuda:0' for the first GPU; each rank names its own"
         raise UsageError(f"device = {name!r} is no device", hint=hint)
+    number = int(found[1])
     _check_driver(name)
-    cupy = _module("cupy", name)
+    cupy = _module(name, "cupy")
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except RuntimeError as error:  # the driver is older than the CUDA that cupy was built for
-        raise UsageError(f"device = {name!r}: cupy cannot use the GPU: {error}", hint=_INSTALL) from error
-    if int(found[1]) >= count:
+        raise _missing(name, f"cupy cannot use the GPU: {error}") from error
+    if number >= count:
         hint = f"Use 'cuda:0' to 'cuda:{count - 1}'" if count else _INSTALL
         raise UsageError(f"device = {name!r}: this process sees {count} GPU(s)", hint=hint)
-    return _Cuda(int(found[1]), cupy, _module("kvikio", name), _module("kvikio.defaults", name))
+    return _Cuda(number, cupy, _module(name, "kvikio"), _module(name, "kvikio.defaults"))
 
 
 def _check_driver(name: str) -> None:
     try:
         result = ctypes.CDLL("libcuda.so.1").cuInit(0)
     except (OSError, AttributeError) as error:
-        raise UsageError(f"device = {name!r}: no NVIDIA driver here ({error})", hint=_INSTALL) from error
+        raise _missing(name, f"no NVIDIA driver here ({error})") from error
     if result:
-        why = "no GPU" if result == _CUDA_ERROR_NO_DEVICE else f"error {result} of cuInit"
-        raise UsageError(f"device = {name!r}: the NVIDIA driver reports {why}", hint=_INSTALL)
+        raise _missing(name, f"the NVIDIA driver reports error {result} (100 is: no GPU)")
 
 
-def _module(module: str, name: str) -> Any:
+def _module(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"device = {name!r} needs {error.name}", hint=_INSTALL) from error
     except Exception as error:  # without a library it needs each package raises an error of its own
-        raise UsageError(f"device = {name!r}: {module} is broken here: {error}", hint=_INSTALL) from error
+        raise _missing(name, f"{module} cannot be imported ({error})") from error
+
+
+def _missing(name: str, why: str) -> UsageError:
+    return UsageError(f"device = {name!r}: {why}", hint=_INSTALL)
 
 
 class _Cuda:
@@ -136,55 +129,41 @@ class _Cuda:
 
     def __init__(self, number: int, cupy: Any, kvikio: Any, defaults: Any) -> None:
         self.name = f"cuda:{number}"
-        self._number, self._cupy, self._kvikio = number, cupy, kvikio
+        self._number, self.arrays, self._kvikio = number, cupy, kvikio
         with self.active():
             self._copies = cupy.cuda.Stream(non_blocking=True)
         self.compat = bool(defaults.is_compat_mode_preferred())
-        if "KVIKIO_NTHREADS" not in os.environ and defaults.get("num_threads") < KVIKIO_THREADS:
+        chosen = "KVIKIO_NTHREADS" in os.environ or "KVIKIO_NUM_THREADS" in os.environ
+        if not chosen and defaults.get("num_threads") < KVIKIO_THREADS:
             defaults.set("num_threads", KVIKIO_THREADS)
 
     def active(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self._cupy.cuda.Device(self._number)
-        return device
+        return self.arrays.cuda.Device(self._number)  # type: ignore[no-any-return]  # untyped
 
     def memory(self, nbytes: int) -> Any:
         try:
-            whole = self._cupy.empty(nbytes + PAGE_BYTES, np.uint8)
+            whole = self.arrays.empty(nbytes + PAGE_BYTES, np.uint8)
         except MemoryError as error:
-            raise CapacityExceeded(
-                f"{self.name} has no room for {nbytes} bytes of blocks",
-                hint="Give the loader a smaller window_blocks or fewer lanes",
-            ) from error
+            hint = "Give the loader a smaller window_blocks or fewer lanes"
+            raise CapacityExceeded(f"{self.name} has no room for {nbytes} bytes", hint=hint) from error
         # The pool reuses memory in the order of this stream, and kvikio writes from streams of its own.
-        self._cupy.cuda.get_current_stream().synchronize()
+        self.arrays.cuda.get_current_stream().synchronize()
         start = -whole.data.ptr % PAGE_BYTES
         return whole[start : start + nbytes]
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        return self._cupy.empty(shape, dtype)
-
-    def array(self, values: np.ndarray[Any, Any]) -> Any:
-        return self._cupy.asarray(values)
-
-    def take(self, rows: Any, index: Any, out: Any) -> None:
-        self._cupy.take(rows, index, axis=0, out=out)
-
     def record(self) -> tuple[int, Event]:
-        stream = self._cupy.cuda.get_current_stream()
-        event: Event = self._cupy.cuda.Event(block=True, disable_timing=True)
-        stream.record(event)
-        return stream.ptr, event
+        stream = self.arrays.cuda.get_current_stream()
+        return stream.ptr, stream.record(self.arrays.cuda.Event(block=True, disable_timing=True))
 
     def pinned(self, nbytes: int) -> Bytes:
-        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
+        return np.frombuffer(self.arrays.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
 
     def copy(self, host: Bytes, memory: Any) -> None:
         memory.data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
         self._copies.synchronize()
 
     def open(self, path: Path) -> RawFile:
-        file: RawFile = self._kvikio.CuFile(path, "r")
-        return file
+        return self._kvikio.CuFile(path, "r")  # type: ignore[no-any-return]
 
 
 @dataclass(slots=True, eq=False)
@@ -213,12 +192,9 @@ class RawFiles:
         """
         path = raw.file.path
         with self._lock:
-            entry = next((file for file in self._files if file.path == path and not file.bad), None)
-            if entry is None:
-                entry = _Open(path, self._open_file(path))
-            else:
-                self._files.remove(entry)
-            self._files.append(entry)
+            known = [entry for entry in self._files if entry.path == path and not entry.bad]
+            entry = known[0] if known else _Open(path, self._open_file(path))
+            self._files = [other for other in self._files if other is not entry] + [entry]
             entry.users += 1
         try:
             with entry.lock:
@@ -266,9 +242,7 @@ def prove(raw: RawBlock, descriptor: int) -> None:
         hasher.update(buffer[:done])
         position += done
     if stats.st_size != shard.nbytes or hasher.hexdigest() != shard.digest:
-        raise Corrupt(
-            f"the file does not hold the {shard.nbytes} bytes that the manifest names {shard.digest[:12]}",
-            key=shard.key,
-            hint="'tiering verify' lists all such objects; move the corpus here again from another tier",
-        )
+        told = f"the file does not hold the {shard.nbytes} bytes that the manifest names {shard.digest[:12]}"
+        hint = "'tiering verify' lists all such objects; move the corpus here again from another tier"
+        raise Corrupt(told, key=shard.key, hint=hint)
     _PROVEN.add(name)

@@ -6,9 +6,10 @@ tier, device, threads and the number of ranks change how fast it comes, never wh
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from loaders.ranks import choose_lanes, find_rank
 from loaders.slots import Batch, HostSlots, Slots
@@ -19,17 +20,23 @@ from policies import Order
 from policies.regime import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
-from tiering.errors import Conflict, UsageError
+from tiering.errors import Conflict, FormatError, UsageError
 from tiering.reader import BlockReader
 
 Transform = Callable[[Batch], Any]
+
+MAX_EPOCHS: Final = 1 << 32
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_feed"})
 
 
 class Loader:
     """Iterates over the batches of an epoch: ``for batch in loader: batch["tokens"]``.
 
     Each `for` is one epoch; the next one begins by itself after the last batch. A loop that is left early
-    begins the same epoch anew, unless a state was loaded.
+    begins the same epoch anew, unless a state was loaded. One loop at a time: a new one, `set_epoch` and
+    `load_state_dict` end the one before, whose next batch is then a `UsageError`.
+
+    A pickled loader goes on where it stood. The copy in a forked child has threads of its own.
 
     Args:
         corpus: the corpus, on the tier to read from.
@@ -49,12 +56,15 @@ class Loader:
         window_blocks: blocks of a lane whose rows are shuffled together; by default 64 over all lanes.
         io_threads: blocks that are read at a time.
 
-    Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that the
-    batches of all ranks, joined in the order of the ranks, are the same for every world size.
+    Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
+    the batches of all ranks, joined in the order of the ranks, are the same for every world size.
 
     Raises:
         UsageError: an argument does not fit the corpus or the others.
     """
+
+    _slots_used: Slots | None
+    _feed: WindowFeed | None
 
     def __init__(
         self,
@@ -84,14 +94,15 @@ class Loader:
         self.drop_last = drop_last
         self._threads = io_threads
         self._device = device
-        self._reader = BlockReader(corpus, columns, cache)
-        lanes = choose_lanes(lanes, batch_size, self.world_size)
-        self._set_order(_order(corpus, seed, shuffle, lanes, group_shards, window_blocks))
-        self._slots_used: Slots | None = None
+        self._columns = columns
+        self._cache = cache
         self._epoch = 0
         self._position = 0
         self._resume = False
         self._epochs_run = 0
+        lanes = choose_lanes(lanes, batch_size, self.world_size)
+        self._order = self._fitting(_order(corpus, seed, shuffle, lanes, group_shards, window_blocks))
+        self._open()
         self.stats = LoaderStats(0, self._bound())
 
     def __len__(self) -> int:
@@ -100,10 +111,46 @@ class Loader:
         return shortest // self._step if self.drop_last else -(-longest // self._step)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._process != os.getpid():
+            self._open()
+        self._end_loop()
         if not self._resume:
             self._position = 0
         self._resume = False
-        return self._run()
+        self.stats = LoaderStats(self._epoch, self._bound())
+        self._reader.new_epoch()
+        self._reader.counts.reset()
+        lanes = self._order.rank_lanes(self.rank, self.world_size)
+        epoch, position, end = self._epoch, self._position, self._end()
+        if position >= end:  # a state near the end, loaded by a loader with larger batches
+            self._epoch, self._position = epoch + 1, 0
+            return
+        begun = time.perf_counter()
+        with WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads) as feed:
+            self._feed = feed
+            while self._feed is feed and self._process == os.getpid():
+                batch = feed.batch(position, min(position + self._step, end))
+                position += self._step
+                rows = len(next(iter(batch.values())))
+                handed_out = batch if self.transform is None else self.transform(batch)
+                self._count(rows, feed, time.perf_counter() - begun)
+                self._epoch, self._position = (epoch, position) if position < end else (epoch + 1, 0)
+                self._epochs_run += position >= end
+                yield handed_out
+                if position >= end:
+                    return
+        raise UsageError(
+            "this loop was ended by a newer one, set_epoch, load_state_dict or a fork",
+            hint="Begin a new loop, or make a loader for each loop",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._resume = self._position > 0
+        self._open()
 
     @property
     def order(self) -> Order:
@@ -112,8 +159,9 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
-        if epoch < 0:
-            raise UsageError(f"epoch = {epoch} is negative")
+        if not 0 <= epoch < MAX_EPOCHS:
+            raise UsageError(f"epoch = {epoch} is not in [0, 2**32)")
+        self._end_loop()
         self._epoch, self._position, self._resume = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,45 +191,48 @@ class Loader:
                 hint="Open the version that the training began with: open_corpus(..., version=N)",
             )
         lanes = choose_lanes(wanted.lanes, self.batch_size, self.world_size)
-        self._set_order(_order(self.corpus, wanted.seed, wanted.mode, lanes, wanted.group, wanted.window))
-        self._slots_used = None
+        order = _order(self.corpus, wanted.seed, wanted.mode, lanes, wanted.group, wanted.window)
+        if wanted.epoch >= MAX_EPOCHS or wanted.position > -(-self.corpus.rows // lanes):
+            raise FormatError(f"a loader state beyond the end: {dict(state)!r:.200}")
+        order = self._fitting(order)
+        self._end_loop()
+        self._order, self._slots_used = order, None
         self._epoch, self._position, self._resume = wanted.epoch, wanted.position, True
 
-    def _run(self) -> Iterator[Any]:
-        lanes = self._order.rank_lanes(self.rank, self.world_size)
-        shortest, longest = self._lane_rows()
-        end = shortest - shortest % self._step if self.drop_last else longest
-        self.stats = stats = LoaderStats(self._epoch, self._bound())
-        self._reader.new_epoch()
-        counts = self._reader.counts
-        counts.reset()
-        begun = time.perf_counter()
-        with WindowFeed(
-            self._order, self._slots(), self._epoch, lanes, self._position, self._threads
-        ) as feed:
-            while self._position < end:
-                batch = feed.batch(self._position, min(self._position + self._step, end))
-                self._position += self._step
-                stats.rows += len(next(iter(batch.values())))
-                stats.batches += 1
-                stats.stall_seconds = feed.stall_seconds
-                stats.seconds = time.perf_counter() - begun
-                stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched
-                stats.damaged = list(counts.damaged)
-                if self._position >= end:
-                    self._epoch, self._position = self._epoch + 1, 0
-                    self._epochs_run += 1
-                    yield self._handed_out(batch)
-                    return
-                yield self._handed_out(batch)
+    @property
+    def _step(self) -> int:
+        """Rows of each lane in a batch."""
+        return self.batch_size * self.world_size // self._order.lanes
 
-    def _handed_out(self, batch: Batch) -> Any:
-        return batch if self.transform is None else self.transform(batch)
+    def _end(self) -> int:
+        """Position at which the lanes end, counted from the present one in whole steps."""
+        shortest, longest = self._lane_rows()
+        return shortest - (shortest - self._position) % self._step if self.drop_last else longest
+
+    def _count(self, rows: int, feed: WindowFeed, seconds: float) -> None:
+        stats, counts = self.stats, self._reader.counts
+        stats.rows += rows
+        stats.batches += 1
+        stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
+        stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched
+        stats.damaged = list(counts.damaged)
+
+    def _open(self) -> None:
+        """Make what belongs to this process alone."""
+        self._process = os.getpid()
+        self._reader = BlockReader(self.corpus, self._columns, self._cache)
+        self._slots_used = None
+        self._feed = None
+
+    def _end_loop(self) -> None:
+        """Stop the reads of a loop that was not left, before its slots are used for others."""
+        feed, self._feed = self._feed, None
+        if feed is not None and self._process == os.getpid():
+            feed.close()
 
     def _slots(self) -> Slots:
         if self._slots_used is None:
-            lanes = self._order.lanes // self.world_size
-            count = slots_needed(lanes, self._order.window_blocks)
+            count = slots_needed(self._order, self._order.lanes // self.world_size)
             if self._device == "cpu":
                 self._slots_used = HostSlots(self._reader, count)
             else:
@@ -190,29 +241,31 @@ class Loader:
                 self._slots_used = CudaSlots(self._reader, count, self._device)
         return self._slots_used
 
-    def _set_order(self, order: Order) -> None:
-        self._order = order
-        self._step = self.batch_size * self.world_size // order.lanes
-        shortest, _ = self._lane_rows()
-        if self.drop_last and shortest < self._step:
+    def _fitting(self, order: Order) -> Order:
+        """The order, if an epoch of it has a batch."""
+        step = self.batch_size * self.world_size // order.lanes
+        if self.drop_last and self.corpus.rows // order.lanes < step:
             raise UsageError(
                 f"corpus {self.corpus.name!r} has {self.corpus.rows} rows, too few for one batch of "
                 f"{self.batch_size} on each of {self.world_size} ranks",
                 hint="Give a smaller batch_size, or drop_last=False",
             )
+        return order
 
     def _lane_rows(self) -> tuple[int, int]:
         """Rows of the shortest and the longest lane; the same in every epoch."""
         return self.corpus.rows // self._order.lanes, -(-self.corpus.rows // self._order.lanes)
 
     def _bound(self) -> float:
-        cache = self._reader.cache
-        if cache is None:
+        """For this rank's part of the epoch to come, as if the cache had nothing else to do."""
+        if self._cache is None:
             return 0.0
-        total = self._reader.stored_bytes
-        if self._epochs_run:
-            return bound(cache.capacity_bytes, total, self._epochs_run)
-        return cache.resident_bytes(self._reader.digests) / total
+        lanes = self._order.rank_lanes(self.rank, self.world_size)
+        rows = sum(max(0, self._order.lane_rows(0, lane) - self._position) for lane in lanes)
+        needed = self._reader.stored_bytes * rows // self.corpus.rows
+        if self._epochs_run or self.world_size > 1:  # other ranks may have filled the cache, or do so now
+            return bound(self._cache.capacity_bytes, needed, 1)
+        return bound(self._cache.resident_bytes(self._reader.digests), needed, 1)
 
 
 def _order(

@@ -1,7 +1,7 @@
 """Slots: preallocated memory for blocks, in host memory. `loaders.gpu` has the same in device memory.
 
-Invariant: a slot belongs to one block from `take` until `give`; all slots of a column lie at one stride, so
-that one gather reaches the rows of all of them.
+Invariant: a slot holds one block at a time, chosen by the `WindowFeed` that uses it; all slots of a column
+lie at one stride, so that one gather reaches the rows of all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Slots(Protocol):
     def gather(
         self, batch: Batch, start: int, slots: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
     ) -> None:
-        """Copy row ``rows[i]`` of slot ``slots[i]`` to position ``start + i`` of the batch, in all columns."""
+        """Copy row ``rows[i]`` of slot ``slots[i]`` to row ``start + i`` of the batch, in all columns."""
         ...
 
 

@@ -43,6 +43,8 @@ class LoaderState:
         Raises:
             UnsupportedVersion: a newer loader wrote it. FormatError: it is not a state.
         """
+        if not isinstance(state, Mapping):
+            raise FormatError(f"not a loader state: {state!r:.200}", hint="Give what state_dict() returned")
         version = state.get("v")
         if isinstance(version, int) and version > STATE_VERSION:
             raise UnsupportedVersion(
@@ -51,7 +53,7 @@ class LoaderState:
             )
         values = {name: value for name, value in state.items() if name != "v"}
         kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
-        if version != STATE_VERSION or values.keys() != kinds.keys():
+        if type(version) is not int or version != STATE_VERSION or values.keys() != kinds.keys():
             raise FormatError(
                 f"not a loader state: {dict(state)!r:.200}", hint="Give what state_dict() returned"
             )

@@ -11,7 +11,8 @@ class LoaderStats:
 
     epoch: int
     bound: float
-    """Largest hit ratio that any cache policy could reach in this epoch."""
+    """Largest hit ratio that any cache policy could reach in this epoch, to within the padding of blocks, if
+    this rank were the only one that reads from the cache."""
     rows: int = 0
     batches: int = 0
     seconds: float = 0.0

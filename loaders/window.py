@@ -3,10 +3,10 @@
 Invariant: batches hold exactly the rows of the order, lane by lane; at most `Slots.count` blocks are in
 memory; a window's slots are free again as soon as its last row was copied.
 
-Windows are read in the order of their first position, over all lanes, because lanes advance in lockstep. At
-most one window a lane is in use at a time, so twice the lanes' windows in slots is enough to always read one
-window of each lane ahead, and never to wait for a slot that cannot become free. A block that the boundary of
-two lanes cuts is read once: its slot is kept for the second lane, one more slot for each boundary.
+Windows are read in the order of their first position, over all lanes, because lanes advance in lockstep. A
+lane uses one window at a time, so with slots for two windows of each there is always room to read the next
+one of the lane that needs it first. A block that the boundaries of lanes cut is read once: its slot is kept
+until all of them have used it, one more slot for each boundary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,23 +28,59 @@ from policies import Order
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A block that a window needs."""
+
+    shard: int
+    number: int
+    first: int
+    """Its first row, which names it."""
+    users: int
+    """How many lanes of this feed need rows of it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What to read for a window, and where its rows will be: at positions [start, stop) of `lane`."""
+
+    lane: int
+    start: int
+    stop: int
+    blocks: Sequence[_Block]
+    block_of: Int64s
+    """For each position, the index of its block in `blocks`."""
+    row_of: Int64s
+    """For each position, the row within that block."""
+
+
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class _Loaded:
     """A window whose blocks are in slots or on their way there."""
 
     start: int
     stop: int
     slots: Sequence[int]
-    slot_of: Int64s
-    """For each position of the window, the slot of its row."""
-    row_of: Int64s
-    """For each position of the window, the row within that slot."""
     reads: Sequence[Future[None]]
 
 
-def slots_needed(lanes: int, window_blocks: int) -> int:
-    """Slots for a feed of so many lanes: two windows of each, and one for each boundary between them."""
-    return 2 * lanes * window_blocks + lanes - 1
+@dataclass(slots=True)
+class _Shared:
+    """The slot of a block that more lanes will ask for."""
+
+    slot: int
+    read: Future[None]
+    awaited: int
+    """By how many lanes."""
+
+
+def slots_needed(order: Order, lanes: int) -> int:
+    """Slots for a feed of so many neighbouring lanes: two windows of each, and one for each boundary.
+
+    Where the order has fewer blocks, there is a slot for each of them.
+    """
+    blocks = int((-(-order.shard_rows // order.block_rows)).sum())
+    return min(2 * lanes * order.window_blocks, blocks) + lanes - 1
 
 
 class WindowFeed:
@@ -53,27 +88,36 @@ class WindowFeed:
 
     Args:
         order: the order.
-        slots: memory, at least `slots_needed` of them.
+        slots: memory, at least `slots_needed` of them; no other feed may use it at the same time.
         epoch: the epoch.
-        lanes: numbers of the lanes, in the order in which a batch has them.
-        position: where every lane begins.
+        lanes: neighbouring lanes, in the order in which a batch has them.
+        start: position where every lane begins.
+        stop: position where every lane ends, if it has so many rows.
         threads: how many blocks are read at a time.
     """
 
     def __init__(
-        self, order: Order, slots: Slots, epoch: int, lanes: Sequence[int], position: int, threads: int
+        self, order: Order, slots: Slots, epoch: int, lanes: range, start: int, stop: int, threads: int
     ) -> None:
-        self._order, self._slots, self._epoch = order, slots, epoch
-        self._lanes = lanes
-        self._ends = {lane: order.lane_rows(epoch, lane) for lane in lanes}
+        self._order, self._slots, self._epoch, self._stop = order, slots, epoch, stop
+        self._lane_rows = {lane: order.lane_rows(epoch, lane) for lane in lanes}
+        self._shortest = min(self._lane_rows.values())
+        self._place = {lane: place for place, lane in enumerate(lanes)}
         self._starts = np.concatenate([[0], np.cumsum(order.shard_rows)])
         self._free = list(range(slots.count))
-        self._shared: dict[int, tuple[int, Future[None]]] = {}  # by first row of a cut block
-        self._uses: dict[int, int] = {}  # by slot: windows that use it or will
-        self._loaded: dict[int, deque[Loaded]] = {lane: deque() for lane in lanes}
+        self._shared: dict[int, _Shared] = {}  # by first row of a block that boundaries cut
+        self._uses = [0] * slots.count  # by slot: windows that use it or will
         # The next window of each lane by its first position: the lockstep order of need.
-        self._next = [(position, lane) for lane in lanes if position < self._ends[lane]]
+        self._next = [(start, lane) for lane, rows in self._lane_rows.items() if start < min(stop, rows)]
         heapq.heapify(self._next)
+        self._planned: _Plan | None = None  # for the first of those
+        self._unread: deque[_Loaded] = deque()  # in the order of their first position
+        self._in_use: list[tuple[int, int, _Loaded]] = []  # a heap by last position; the number breaks ties
+        # Slot and row of each position of each lane, a ring over positions. Rows that are loaded lie within
+        # the rows all slots can hold, shared by the lanes, and one window that reaches beyond.
+        ahead = slots.count * order.block_rows // len(self._lane_rows) + 2
+        self._ring = min(max(self._lane_rows.values()), ahead + order.window_blocks * order.block_rows) or 1
+        self._where = np.zeros((2, len(self._lane_rows), self._ring), np.int32)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering-read")
         self.stall_seconds = 0.0
 
@@ -83,6 +127,10 @@ class WindowFeed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; when this returns, nothing writes to the slots any more. Idempotent."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, start: int, stop: int) -> Batch:
@@ -90,138 +138,131 @@ class WindowFeed:
 
         Must be called with neighbouring ranges, from the first position on.
         """
-        counts = [max(0, min(stop, self._ends[lane]) - start) for lane in self._lanes]
-        offsets = dict(zip(self._lanes, np.concatenate([[0], np.cumsum(counts)]).tolist(), strict=False))
-        gather = _Gather(self._slots, sum(counts), start, stop, offsets)
-        for lane, windows in self._loaded.items():
-            for window in windows:
-                gather.add(lane, window)
-        while self._next and self._next[0][0] < stop:
-            loaded = self._load_next()
-            if loaded is None:  # no slot is free: finish what is here, and free its slots
-                self._wait_and_copy(gather, stop)
-                loaded = self._load_next()
-            if loaded is None:
+        if stop <= self._shortest:
+            rows = len(self._lane_rows) * (stop - start)
+        else:
+            rows = sum(self._count(lane, start, stop) for lane in self._lane_rows)
+        batch = self._slots.new_batch(rows)
+        done = start
+        while done < stop:
+            while self._next and self._next[0][0] < stop and self._load_next():
+                pass
+            ready = min(stop, self._next[0][0]) if self._next else stop
+            if ready == done:
                 raise RuntimeError("the slots of a window feed are fewer than two windows a lane")
-            gather.add(*loaded)
-        self._wait_and_copy(gather, stop)
-        self.prefetch()
-        return gather.batch
-
-    def prefetch(self) -> None:
-        """Begin to read whatever there are free slots for."""
-        while self._load_next() is not None:
+            self._wait(ready)
+            self._copy(batch, start, stop, done, ready)
+            self._release(ready)
+            done = ready
+        while self._load_next():  # whatever there are free slots for
             pass
+        return batch
 
-    def _load_next(self) -> tuple[int, Loaded] | None:
-        """Begin to read the window that is needed next; None when there is none, or no room for it."""
+    def _count(self, lane: int, start: int, stop: int) -> int:
+        """How many of the positions [start, stop) the lane has."""
+        return max(0, min(stop, self._lane_rows[lane]) - start)
+
+    def _load_next(self) -> bool:
+        """Begin to read the window that is needed next; False when there is none, or no room for it."""
         if not self._next:
-            return None
-        position, lane = self._next[0]
+            return False
+        if self._planned is None:
+            self._planned = self._plan(*self._next[0])
+        plan = self._planned
+        if len(plan.blocks) > len(self._free) + sum(block.first in self._shared for block in plan.blocks):
+            return False
+        slots, reads = zip(*map(self._slot_for, plan.blocks), strict=True)
+        loaded = _Loaded(plan.start, plan.stop, slots, reads)
+        positions = np.arange(plan.start, plan.stop) % self._ring
+        self._where[0, self._place[plan.lane], positions] = np.array(slots)[plan.block_of]
+        self._where[1, self._place[plan.lane], positions] = plan.row_of
+        self._unread.append(loaded)
+        heapq.heappush(self._in_use, (loaded.stop, id(loaded), loaded))
+        if plan.stop < min(self._stop, self._lane_rows[plan.lane]):
+            heapq.heapreplace(self._next, (plan.stop, plan.lane))
+        else:
+            heapq.heappop(self._next)
+        self._planned = None
+        return True
+
+    def _plan(self, position: int, lane: int) -> _Plan:
         window = self._order.window(self._epoch, lane, position)
-        blocks = window.blocks
-        if len(blocks) > len(self._free):
-            return None
-        shards = np.searchsorted(self._starts, blocks[:, 0], side="right") - 1
-        numbers = (blocks[:, 0] - self._starts[shards]) // self._order.block_rows
-        firsts = self._starts[shards] + numbers * self._order.block_rows
-        ends = np.minimum(firsts + self._order.block_rows, self._starts[shards + 1])
-        waiting = self._waiting_lanes(lane, blocks[:, 0] > firsts, blocks[:, 1] < ends)
-        slots, reads = [], []
-        for shard, number, first, wait in zip(
-            shards.tolist(), numbers.tolist(), firsts.tolist(), waiting, strict=True
-        ):
-            slot, read = self._slot_for(shard, number, first, wait=wait)
-            slots.append(slot)
-            reads.append(read)
-        by_row = np.argsort(blocks[:, 0])
-        which = by_row[np.searchsorted(blocks[by_row, 0], window.rows, side="right") - 1]
+        block_rows = self._order.block_rows
+        begins, ends = window.blocks[:, 0], window.blocks[:, 1]
+        shards = np.searchsorted(self._starts, begins, side="right") - 1
+        numbers = (begins - self._starts[shards]) // block_rows
+        firsts = self._starts[shards] + numbers * block_rows
+        before = begins - firsts
+        after = np.minimum(firsts + block_rows, self._starts[shards + 1]) - ends
+        users = [
+            self._users(lane, *cut) if any(cut) else 1
+            for cut in zip(before.tolist(), after.tolist(), strict=True)
+        ]
+        by_row = np.argsort(begins)
+        block_of = by_row[np.searchsorted(begins[by_row], window.rows, side="right") - 1]
         passed = position - window.start  # a resume may begin inside of a window
-        loaded = Loaded(
+        return _Plan(
+            lane,
             position,
             window.stop,
-            slots,
-            np.array(slots, np.int64)[which][passed:],
-            (window.rows - firsts[which])[passed:],
-            reads,
+            list(map(_Block, shards.tolist(), numbers.tolist(), firsts.tolist(), users)),
+            block_of[passed:],
+            (window.rows - firsts[block_of])[passed:],
         )
-        self._loaded[lane].append(loaded)
-        heapq.heappop(self._next)
-        if window.stop < self._ends[lane]:
-            heapq.heappush(self._next, (window.stop, lane))
-        return lane, loaded
 
-    def _waiting_lanes(self, lane: int, cut_before: Int64s, cut_after: Int64s) -> list[bool]:
-        """For each block of a window, whether a neighbouring lane of ours needs it too."""
-        if min(self._ends.values()) < self._order.block_rows:  # more than two lanes may share a block
-            return [False] * len(cut_before)
-        before, after = lane - 1 in self._ends, lane + 1 in self._ends
-        waiting: list[bool] = ((cut_before & before) | (cut_after & after)).tolist()
-        return waiting
+    def _users(self, lane: int, before: int, after: int) -> int:
+        """How many of our lanes need a block of which so many rows come before this lane's or after them."""
+        users = 1
+        for step, rows in ((-1, before), (1, after)):
+            other = lane + step
+            while rows > 0 and other in self._lane_rows:
+                users += self._lane_rows[other] > 0
+                rows -= self._lane_rows[other]
+                other += step
+        return users
 
-    def _slot_for(self, shard: int, number: int, first: int, *, wait: bool) -> tuple[int, Future[None]]:
+    def _slot_for(self, block: _Block) -> tuple[int, Future[None]]:
         """A slot that holds a block or will, and the read that fills it."""
-        if first in self._shared:
-            return self._shared.pop(first)
+        shared = self._shared.get(block.first)
+        if shared is not None:
+            shared.awaited -= 1
+            if not shared.awaited:
+                del self._shared[block.first]
+            return shared.slot, shared.read
         slot = self._free.pop()
-        read = self._pool.submit(self._slots.read, shard, number, slot)
-        if wait:
-            self._shared[first] = slot, read
-        self._uses[slot] = 2 if wait else 1
+        read = self._pool.submit(self._slots.read, block.shard, block.number, slot)
+        self._uses[slot] = block.users
+        if block.users > 1:
+            self._shared[block.first] = _Shared(slot, read, block.users - 1)
         return slot, read
 
-    def _give(self, slot: int) -> None:
-        self._uses[slot] -= 1
-        if not self._uses[slot]:
-            self._free.append(slot)
-
-    def _wait_and_copy(self, gather: _Gather, stop: int) -> None:
+    def _wait(self, ready: int) -> None:
+        """Wait for the reads of all windows that begin before `ready`."""
         begun = time.perf_counter()
-        for window in gather.windows:
-            for read in window.reads:
+        while self._unread and self._unread[0].start < ready:
+            for read in self._unread.popleft().reads:
                 read.result()
         self.stall_seconds += time.perf_counter() - begun
-        gather.copy()
-        for windows in self._loaded.values():
-            while windows and windows[0].stop <= stop:
-                for slot in windows.popleft().slots:
-                    self._give(slot)
 
-
-class _Gather:
-    """Collects where the rows of a batch lie, and copies them in as few calls as possible."""
-
-    def __init__(self, slots: Slots, rows: int, start: int, stop: int, offsets: dict[int, int]) -> None:
-        self._slots, self._start, self._stop, self._offsets = slots, start, stop, offsets
-        self.batch = slots.new_batch(rows)
-        self.windows: list[Loaded] = []
-        self._slot_of = np.empty(rows, np.int64)
-        self._row_of = np.empty(rows, np.int64)
-        self._ranges: list[tuple[int, int]] = []
-
-    def add(self, lane: int, window: Loaded) -> None:
-        """Note the rows of `window` that belong to the batch."""
-        start, stop = max(self._start, window.start), min(self._stop, window.stop)
-        if start >= stop:
+    def _copy(self, batch: Batch, start: int, stop: int, done: int, ready: int) -> None:
+        """Copy positions [done, ready) of all lanes into a batch of [start, stop)."""
+        positions = np.arange(done, ready) % self._ring
+        if (start, stop) == (done, ready) and stop <= self._shortest:
+            slots, rows = self._where.take(positions, axis=2).reshape(2, -1).astype(np.int64)
+            self._slots.gather(batch, 0, slots, rows)
             return
-        to = self._offsets[lane] + start - self._start
-        inside = slice(start - window.start, stop - window.start)
-        self._slot_of[to : to + stop - start] = window.slot_of[inside]
-        self._row_of[to : to + stop - start] = window.row_of[inside]
-        self._ranges.append((to, to + stop - start))
-        self.windows.append(window)
+        to = 0
+        for lane, place in self._place.items():
+            count = self._count(lane, done, ready)
+            if count:
+                slots, rows = self._where[:, place].take(positions[:count], axis=1).astype(np.int64)
+                self._slots.gather(batch, to + done - start, slots, rows)
+            to += self._count(lane, start, stop)
 
-    def copy(self) -> None:
-        """Copy all rows noted since the last call; their blocks must have been read."""
-        for start, stop in _joined(self._ranges):
-            self._slots.gather(self.batch, start, self._slot_of[start:stop], self._row_of[start:stop])
-        self._ranges.clear()
-        self.windows.clear()
-
-
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Touching ranges as one."""
-    ordered = sorted(ranges)
-    cuts = [i + 1 for i, (left, right) in enumerate(pairwise(ordered)) if left[1] != right[0]]
-    bounds = [0, *cuts, len(ordered)]
-    return [(ordered[a][0], ordered[b - 1][1]) for a, b in pairwise(bounds)] if ordered else []
+    def _release(self, ready: int) -> None:
+        """Give back the slots of all windows that end at `ready` or before."""
+        while self._in_use and self._in_use[0][0] <= ready:
+            for slot in heapq.heappop(self._in_use)[-1].slots:
+                self._uses[slot] -= 1
+                if not self._uses[slot]:
+                    self._free.append(slot)

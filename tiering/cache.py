@@ -30,6 +30,7 @@ from policies.eviction import Eviction, make
 from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
+from tiering.stores.base import Extent
 from tiering.stores.file import FileStore
 from tiering.tier import parse_size
 
@@ -139,6 +140,14 @@ class NodeCache:
             NotFound: it was evicted, or never here. Corrupt: it is truncated.
         """
         self._files.read_into(_key(name), offset, buffer)
+
+    def locate(self, name: str) -> Extent:
+        """The file of a shard; whoever opened it may read on after it was evicted.
+
+        Raises:
+            NotFound: it was evicted, or never here.
+        """
+        return self._files.locate(_key(name))
 
     def discard(self, name: str) -> None:
         """Forget a shard, because its bytes turned out bad."""
@@ -314,7 +323,7 @@ class NodeCache:
     def _fall_sick(self, error: Exception) -> None:
         first, self._sick = not self._sick, True
         if first:
-            log.warning("node cache %s takes no more shards, which makes reading slower: %s", self.path, error)
+            log.warning("node cache %s takes no more shards; reading is slower: %s", self.path, error)
 
     @property
     def _files(self) -> FileStore:
@@ -339,10 +348,10 @@ class _FetchError(Exception):
 def _fetched(name: str, fetch: Callable[[], Sequence[Buffer]]) -> Sequence[Buffer]:
     try:
         buffers = fetch()
-        if digest(buffers) != name:
-            raise Corrupt(f"the bytes fetched are not those of digest {name[:12]}")
     except Exception as error:
         raise _FetchError(error) from error
+    if digest(buffers) != name:
+        raise _FetchError(Corrupt(f"the bytes fetched are not those of digest {name[:12]}"))
     return buffers
 
 

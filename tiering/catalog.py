@@ -5,26 +5,31 @@ Below ``<corpus>/.tiering/`` lie ``manifests/<digest>.parquet``, one small recor
 
 Invariant: a version exists from the instant its record does. Records are created, never changed, and
 exactly one of any number of racing writers creates one: that holds on every store, also where no
-conditional update exists. ``HEAD`` only saves a listing: where it is missing, the records are asked, and the
-next writer puts it back. A corpus is deleted by its records first, then ``HEAD``, so that it stays deleted.
+conditional update exists. ``HEAD`` only saves a listing and is never believed without its record: where it is
+missing, damaged or stale, the records are asked, and the next writer puts it back. So a version whose record
+was deleted is gone at once.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tiering.digest import Buffer, check_digest_form, digest
-from tiering.errors import Conflict, Corrupt, FormatError, NotFound, TieringError
+from tiering.errors import Conflict, Corrupt, FormatError, NotFound, TieringError, UnsupportedVersion
 from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
 from tiering.stores.base import Store
+from tiering.transfer import put_verified
 
 MAX_RECORD_BYTES: Final = 1 << 16
 MAX_VERSIONS: Final = 99_999_999
 _RECORD_NAME: Final = re.compile(r"(\d{8})\.json")
+_OWN_KEY: Final = re.compile(r"part-\d{6,}\.arrow|(?:[^/.][^/]*/)?zarr\.json|[^/.][^/]*/c(?:/\d+)+")
+"""Shards and documents of either format, relative to the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,14 @@ def head(store: Store, name: str) -> Record:
 
     Raises:
         NotFound: no such corpus here.
-        FormatError: ``HEAD`` is not one; UnsupportedVersion: it is of a newer engine.
+        UnsupportedVersion: a newer engine wrote it.
     """
     validate_name(name)
     try:
-        return _read_record(store, f"{name}/{INTERNAL}/HEAD")
-    except FileNotFoundError:
+        return record(store, name, _read_record(store, _head_key(name)).version)
+    except UnsupportedVersion:
+        raise
+    except (FileNotFoundError, FormatError):
         numbers = versions(store, name)
     if not numbers:
         hint = "'tiering ls' lists what is there"
@@ -75,13 +82,17 @@ def record(store: Store, name: str, version: int) -> Record:
     Raises:
         NotFound: no such version here.
     """
+    key = _record_key(name, version)
     try:
-        return _read_record(store, _record_key(name, version))
+        found = _read_record(store, key)
     except FileNotFoundError:
         known = ", ".join(map(str, versions(store, name))) or "none"
         raise NotFound(
             f"no version {version} of corpus {name!r}", tier=store.name, hint=f"Versions: {known}"
         ) from None
+    if found.version != version:
+        raise FormatError(f"the record says that it is of version {found.version}", tier=store.name, key=key)
+    return found
 
 
 def is_published(store: Store, name: str, version: int) -> bool:
@@ -112,7 +123,9 @@ def manifest_bytes(store: Store, name: str, entry: Record) -> bytearray:
     try:
         nbytes = store.stat(key).nbytes
         if nbytes > MAX_MANIFEST_BYTES:
-            raise FormatError(f"a manifest of {nbytes} bytes, over {MAX_MANIFEST_BYTES}", tier=store.name, key=key)
+            raise FormatError(
+                f"a manifest of {nbytes} bytes, over {MAX_MANIFEST_BYTES}", tier=store.name, key=key
+            )
         data = store.read(key)
     except FileNotFoundError:
         raise Corrupt("the manifest is missing", tier=store.name, key=key, hint=hint) from None
@@ -124,32 +137,34 @@ def manifest_bytes(store: Store, name: str, entry: Record) -> bytearray:
 def publish(store: Store, name: str, version: int, manifest: Manifest, encoded: Buffer) -> Record:
     """Make a version exist, after all its shards do. Publishing the same again changes nothing.
 
+    The caller holds a claim on the name. Objects that an ingest or move left behind that never ended are
+    swept away first, so that other tools, which read whatever lies there, see this version alone.
+
     Raises:
-        Conflict: this version number exists with another manifest.
+        Conflict: this version number exists with another manifest; nothing was written.
     """
     entry = Record(version, digest(encoded))
+    known = versions(store, name)
+    if version in known:
+        _check_same(store, name, entry)
+    store.sweep(name)
+    if not known:
+        _sweep(store, name, {*manifest.table["key"].to_pylist(), *manifest.documents})
     for key, document in manifest.documents.items():
-        store.write(f"{name}/{key}", [document])
-    store.write(manifest_key(name, entry.manifest), [encoded])
+        put_verified(store, f"{name}/{key}", [document], len(document), digest(document))
+    put_verified(store, manifest_key(name, entry.manifest), [encoded], len(encoded), entry.manifest)
     try:
         store.write(_record_key(name, version), [entry.encode()], if_absent=True)
     except FileExistsError:
-        if record(store, name, version) != entry:
-            raise Conflict(
-                f"corpus {name!r} already has a version {version} with other content",
-                tier=store.name,
-                hint="Choose another name, or release that corpus first",
-            ) from None
-    newest = versions(store, name)[-1]
-    store.write(f"{name}/{INTERNAL}/HEAD", [record(store, name, newest).encode()])
+        _check_same(store, name, entry)
+    _write_head(store, name)
     return entry
 
 
-def unpublish(store: Store, name: str) -> None:
-    """Make the corpus invisible on this tier; the objects of its shards stay."""
-    for version in versions(store, name):
-        store.delete(_record_key(name, version))
-    store.delete(f"{name}/{INTERNAL}/HEAD")
+def unpublish(store: Store, name: str, version: int) -> None:
+    """Make a version invisible on this tier; the objects of its shards stay."""
+    store.delete(_record_key(name, version))
+    _write_head(store, name)
 
 
 def manifest_key(name: str, manifest: str) -> str:
@@ -161,10 +176,40 @@ def _record_key(name: str, version: int) -> str:
     return f"{name}/{INTERNAL}/versions/{version:08d}.json"
 
 
+def _head_key(name: str) -> str:
+    return f"{name}/{INTERNAL}/HEAD"
+
+
 def _is_corpus(store: Store, name: str) -> bool:
-    if name.startswith((".", "_")):
-        return False
-    return store.exists(f"{name}/{INTERNAL}/HEAD") or bool(versions(store, name))
+    return not name.startswith((".", "_")) and bool(versions(store, name))
+
+
+def _check_same(store: Store, name: str, entry: Record) -> None:
+    if record(store, name, entry.version) != entry:
+        raise Conflict(
+            f"corpus {name!r} already has a version {entry.version} with other content",
+            tier=store.name,
+            hint="Choose another name, or release that corpus first",
+        )
+
+
+def _write_head(store: Store, name: str) -> None:
+    """Let ``HEAD`` name the newest version. A writer looks again afterwards: the last one leaves it right."""
+    written = None
+    while (newest := max(versions(store, name), default=0)) != written:
+        if newest:
+            store.write(_head_key(name), [record(store, name, newest).encode()])
+        else:
+            store.delete(_head_key(name))
+        written = newest
+
+
+def _sweep(store: Store, name: str, keep: Set[str]) -> None:
+    """Delete what looks like a corpus's object below `name` and is not to be kept; nothing else."""
+    for info in list(store.list(name)):
+        key = info.key.removeprefix(f"{name}/")
+        if key not in keep and _OWN_KEY.fullmatch(key):
+            store.delete(info.key)
 
 
 def _read_record(store: Store, key: str) -> Record:
@@ -175,7 +220,7 @@ def _read_record(store: Store, key: str) -> Record:
         fields: dict[str, Any] = parse_json(store.read(key), "a version record", MAX_RECORD_BYTES)
         check_version(fields.get("format_version"), f"corpus {key.split('/')[0]!r}")
         version = fields.get("version")
-        if not isinstance(version, int) or not 0 < version <= MAX_VERSIONS:
+        if not isinstance(version, int) or isinstance(version, bool) or not 0 < version <= MAX_VERSIONS:
             raise FormatError(f"a record of the version {version!r}")
         return Record(version, check_digest_form(fields.get("manifest"), "the manifest of a record"))
     except TieringError as error:

@@ -5,9 +5,10 @@ the same bytes to the same keys and so cannot harm each other; writers of two in
 
 A claim is an object ``<corpus>/.tiering/claims/00000001.json``, made by conditional create. Its owner changes
 it once, to say that it is released. The highest number is never deleted, not even when the corpus is: whoever
-created a number and then finds no higher one has seen all that it succeeds. A claim counts as long as it is neither released nor its process known to be dead.
-One that counts keeps other intents out; its own intent is kept out only while its process is known to live.
-So nothing has to be cleaned up after a kill, and nothing depends on a clock.
+created a number and then finds no higher one has seen all that it succeeds. A claim counts as long as it is
+neither released nor its process known to be dead. One that counts keeps other intents out; its own intent is
+kept out only while its process is known to live. So nothing has to be cleaned up after a kill, and nothing
+depends on a clock.
 """
 
 from __future__ import annotations

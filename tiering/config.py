@@ -59,12 +59,15 @@ class Config:
 class Table:
     """A TOML table read key by key: every value is checked, every key must be asked for."""
 
-    def __init__(self, values: object, where: str) -> None:
+    def __init__(self, values: object, where: str, *, shows: bool = True) -> None:
         if not isinstance(values, dict):
-            raise ConfigError(f"{where} = {values!r} is not a table", hint=f"Example: [{where}]")
+            seen = f" = {values!r}" if shows else ""
+            raise ConfigError(f"{where}{seen} is not a table", hint=f"Example: [{where}]")
         self._values: dict[str, Any] = values
         self._asked: set[str] = set()
         self.where = where
+        self.shows = shows
+        """Whether messages show values: not where a credential may have been written by mistake."""
 
     @overload
     def get(self, key: str, kind: type[T] | UnionType, example: str, default: T) -> T: ...
@@ -77,9 +80,8 @@ class Table:
             return default
         value = self._values[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
-            raise ConfigError(
-                f"{self.where}.{key} = {value!r} is not right", hint=f"Example: {key} = {example}"
-            )
+            seen = f" = {value!r}" if self.shows else ""
+            raise ConfigError(f"{self.where}.{key}{seen} is not right", hint=f"Example: {key} = {example}")
         return value
 
     def require(self, key: str, kind: type[T], example: str) -> T:
@@ -140,16 +142,22 @@ def read_tiers(table: Table) -> Mapping[str, Tier]:
 
 def _read_tier(name: str, tiers: Table) -> Tier:
     table = Table(tiers.get(name, dict, "{url = '/mnt/nvme/tier'}"), f"tiers.{name}")
-    options = Table(table.get("options", dict, "{region = 'eu-west-1'}", {}), f"{table.where}.options")
+    given = table.get("options", object, "{region = 'eu-west-1'}", {})
+    options = Table(given, f"{table.where}.options", shows=False)
     prices = Table(table.get("prices", dict, "{egress_gb = 0.09}", {}), f"{table.where}.prices")
-    tier = open_tier(
-        table.require("url", str, "'s3://bucket/prefix'"),
-        name,
-        options={key: _option(options, key) for key in options.keys()},  # noqa: SIM118
-        capacity=table.get("capacity", str | int, "'2TB'"),
-        prices={key: _price(prices, key) for key in prices.keys()} or None,  # noqa: SIM118
-        read_only=table.get("read_only", bool, "true", False),
-    )
+    try:
+        tier = open_tier(
+            table.require("url", str, "'s3://bucket/prefix'"),
+            name,
+            options={key: _option(options, key) for key in options.keys()},  # noqa: SIM118
+            capacity=table.get("capacity", str | int, "'2TB'"),
+            prices={key: _price(prices, key) for key in prices.keys()} or None,  # noqa: SIM118
+            read_only=table.get("read_only", bool, "true", False),
+        )
+    except ConfigError as error:
+        if table.where in error.message:
+            raise
+        raise ConfigError(f"{table.where}: {error.message}", hint=error.hint) from None
     table.finish()
     return tier
 

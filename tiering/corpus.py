@@ -113,6 +113,12 @@ class Corpus:
         first, *others = tiers
         return replace(self, tier=first, others=tuple(others))
 
+    def absent(self) -> list[str]:
+        """Keys of shards that are missing here or have another length, by listing; nothing is read."""
+        present = {info.key: info.nbytes for info in self.tier.store.list(self.name)}
+        keys, sizes = (self.manifest[name].to_pylist() for name in ("key", "nbytes"))
+        return [key for key, nbytes in zip(keys, sizes, strict=True) if present.get(self.key(key)) != nbytes]
+
     def to_dask(self) -> Any:
         """The rows as Dask collections: ``{column: dask.array}`` for Zarr, a Dask DataFrame for Arrow."""
         from tiering.dask_view import arrays, dataframe

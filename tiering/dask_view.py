@@ -10,8 +10,9 @@ import pyarrow as pa
 from dask.delayed import delayed
 
 from tiering.corpus import Corpus, Shard, shards_of
-from tiering.errors import UsageError
+from tiering.errors import Corrupt, UsageError
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, decode_block, index_bytes, read_index
+from tiering.tier import Tier
 from tiering.transfer import read_verified
 
 
@@ -28,7 +29,7 @@ def dataframe(corpus: Corpus) -> Any:
     except ImportError as error:
         raise UsageError("a Dask DataFrame needs pandas", hint="pip install 'dask[dataframe]'") from error
     meta = corpus.schema.empty_table().to_pandas()
-    parts = [delayed(_frame)(corpus, shard) for shard in shards_of(corpus)]
+    parts = [delayed(_frame)(corpus.tier, shard) for shard in shards_of(corpus)]
     return dd.from_delayed(parts, meta=meta)
 
 
@@ -46,19 +47,19 @@ def _array(corpus: Corpus, layout: ZarrLayout, column: ZarrColumn) -> da.Array:
     return whole
 
 
-def _shard(tier: Any, layout: ZarrLayout, column: ZarrColumn, shard: Shard) -> np.ndarray[Any, Any]:
+def _shard(tier: Tier, layout: ZarrLayout, column: ZarrColumn, shard: Shard) -> np.ndarray[Any, Any]:
     data = memoryview(read_verified(tier.store, shard.key, shard.nbytes, shard.digest))
-    spans = read_index(data[-index_bytes(layout.nblocks) :], layout.nblocks)
+    spans = read_index(data[-index_bytes(layout.nblocks) :], layout.nblocks, len(data))
     rows = np.empty((shard.rows, *column.shape), column.dtype)
     for number in range(layout.shard_blocks(shard.number)):
         span = spans[number]
         if span is None:
-            raise UsageError(f"block {number} is missing", tier=tier.name, key=shard.key)
+            raise Corrupt(f"block {number} is missing", tier=tier.name, key=shard.key)
         out = rows[number * layout.block_rows : (number + 1) * layout.block_rows]
         decode_block(layout, column, data[span.offset : span.offset + span.nbytes], out)
     return rows
 
 
-def _frame(corpus: Corpus, shard: Shard) -> Any:
-    data = read_verified(corpus.tier.store, shard.key, shard.nbytes, shard.digest)
+def _frame(tier: Tier, shard: Shard) -> Any:
+    data = read_verified(tier.store, shard.key, shard.nbytes, shard.digest)
     return pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pandas()

@@ -22,7 +22,17 @@ from tiering.errors import TieringError
 from tiering.tier import Tier
 
 Verdict = Literal["ok", "optional", "bad"]
-PACKAGES: Final = ("zarr", "pyarrow", "dask", "distributed", "obstore", "fsspec", "s3fs", "blake3", "numcodecs")
+PACKAGES: Final = (
+    "zarr",
+    "pyarrow",
+    "dask",
+    "distributed",
+    "obstore",
+    "fsspec",
+    "s3fs",
+    "blake3",
+    "numcodecs",
+)
 _PAGE_BYTES: Final = 4096
 
 
@@ -85,7 +95,9 @@ def _direct_io(folder: Path) -> Check:
             finally:
                 os.close(fd)
     except OSError as error:
-        return Check("O_DIRECT", "optional", f"not in {folder}: {error.strerror}; reads go through the page cache")
+        return Check(
+            "O_DIRECT", "optional", f"not in {folder}: {error.strerror}; reads go through the page cache"
+        )
     return Check("O_DIRECT", "ok", f"works in {folder}")
 
 
@@ -113,4 +125,3 @@ def _tier(tier: Tier) -> Check:
     except TieringError as error:
         return Check(name, "bad", str(error))
     return Check(name, "ok", f"{tier.kind}, {corpora} names, {tier.store!r}")
-

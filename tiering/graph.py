@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
 from dask.delayed import Delayed
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.comm.core import CommClosedError
 
+from tiering.errors import Unavailable
 from tiering.tier import Tier
 
 SMALL_BYTES: Final = 1 << 30
@@ -29,10 +31,11 @@ _FLIGHTS_PER_THREAD: Final = 2
 def choose_client(client: Client | None, nbytes: int, tiers: Iterable[Tier]) -> Iterator[Client | None]:
     """The client to run on, or None for threads of this process.
 
-    A tier that only one process can use needs threads. Otherwise the given client is used, then the
-    current one; without any, small work runs on threads and large work on a local cluster that ends with it.
+    A tier that only one process can use needs threads, and so does work inside a task, which would wait for
+    threads of the cluster that it holds itself. Otherwise the given client is used, then the current one;
+    without any, small work runs on threads and large work on a local cluster that ends with it.
     """
-    if any(tier.process_bound for tier in tiers):
+    if any(tier.process_bound for tier in tiers) or _inside_a_task():
         yield None
         return
     if client is None:
@@ -69,6 +72,14 @@ def run_tasks(tasks: Iterable[Delayed], client: Client | None) -> Iterator[Any]:
     return _on_threads(tasks) if client is None else _on_cluster(tasks, client)
 
 
+def _inside_a_task() -> bool:
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
 def _on_threads(tasks: Iterable[Delayed]) -> Iterator[Any]:
     threads = min(8, 2 * (os.cpu_count() or 1))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering")
@@ -96,8 +107,24 @@ def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:
     try:
         for done in flying.batches():
             for future, result in done:
+                # Only the first result of a batch is looked at by `as_completed` itself.
+                if future.status != "finished":
+                    raise _failure(future.status, result)
                 future.release()
                 yield result
             flying.update([client.compute(task) for task in islice(waiting, len(done))])
+    except (KilledWorker, CancelledError, CommClosedError) as error:
+        raise _failure(type(error).__name__, error) from error
     finally:
-        client.cancel(list(flying.futures))
+        with contextlib.suppress(CommClosedError, TimeoutError):
+            client.cancel(list(flying.futures))
+
+
+def _failure(status: str, result: Any) -> BaseException:
+    """What to raise for a task that did not finish; `result` is its error, or (type, error, traceback)."""
+    error = result[1] if isinstance(result, tuple) else result
+    if isinstance(error, Exception) and not isinstance(
+        error, KilledWorker | CancelledError | CommClosedError
+    ):
+        return error
+    return Unavailable(f"the Dask cluster lost a task ({status}: {error})", hint="Run it again to go on")

@@ -19,15 +19,15 @@ from distributed import Client
 from tiering import catalog
 from tiering.claim import claimed
 from tiering.corpus import Corpus, open_corpus
-from tiering.digest import digest
-from tiering.errors import Conflict, NotFound, UsageError
+from tiering.digest import CRC_BYTES, digest
+from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
 from tiering.graph import choose_client, run_tasks
 from tiering.keys import validate_name
 from tiering.layout import arrow
 from tiering.layout.base import PAGE_BYTES, EncodedShard
-from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard
+from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard, index_bytes
 from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
-from tiering.plan import check_room
+from tiering.plan import check_room, refuse_foreign
 from tiering.progress import track
 from tiering.schema import columns_of, to_arrays, to_table
 from tiering.sources.base import Source, Values
@@ -62,6 +62,16 @@ class Target:
         """Rows [start, stop) of a shard."""
         start = number * self.shard_rows
         return start, min(self.rows, start + self.shard_rows)
+
+    def stored_bytes(self, row_bytes: float) -> int:
+        """Bytes of all shards as stored, before compression; for Arrow estimated from the bytes of a row."""
+        blocks = -(-self.rows // self.block_rows)
+        if self.layout is None:
+            return int(self.rows * row_bytes) + blocks * PAGE_BYTES
+        stored = (self.layout.block_bytes(column) + CRC_BYTES for column in self.layout.columns)
+        pages = sum(-(-nbytes // PAGE_BYTES) for nbytes in stored)
+        index = len(self.layout.columns) * self.shards * index_bytes(self.layout.nblocks)
+        return blocks * pages * PAGE_BYTES + index
 
 
 Entry = dict[str, Any]
@@ -109,28 +119,47 @@ def ingest(
         CapacityExceeded: the tier has no room; nothing was written.
     """
     validate_name(name)
+    if tier.read_only:
+        raise UsageError("the tier is read-only", tier=tier.name, hint="Choose another tier")
     rows = open_source(source, reader, reader_options)
     target = _target(rows, tier, name, format, parse_size(shard_size, "shard_size"), block_rows, codec)
     intent = _intent(rows, target)
     done = _published(target, intent)
-    if done is not None:
+    if done is not None and not done.absent():
         return done
     nbytes = int(rows.rows * rows.row_bytes)
-    check_room(tier, nbytes, int(target.shard_rows * rows.row_bytes), f"corpus {name!r}")
+    present = {info.key: info.nbytes for info in tier.store.list(name)}
+    refuse_foreign(tier, name, present)
+    # What compression will save is not known before; then the room is watched while shards are written.
+    missing = 0 if codec else max(0, target.stored_bytes(rows.row_bytes) - sum(present.values()))
+    free = tier.room_bytes()
+    room = None if free is None else free + sum(present.values())
+    check_room(tier, missing, int(min(target.shard_rows, target.rows) * rows.row_bytes), f"corpus {name!r}")
     with claimed(tier.store, name, intent, shared=False):
         done = _published(target, intent)  # by a process that was at work when we first looked
-        if done is not None:
+        if done is not None and not done.absent():
             return done
         with (
             choose_client(client, 0 if rows.in_memory else nbytes, [tier]) as chosen,
             track(f"{name}: ingest to {tier.name}", nbytes, chosen, progress) as bar,
         ):
             entries: list[Entry] = []
+            stored = 0
             for written in run_tasks(_tasks(rows, target), None if rows.in_memory else chosen):
                 entries += written
+                stored += sum(entry["nbytes"] for entry in written)
+                if room is not None and stored > room:
+                    raise CapacityExceeded(
+                        f"corpus {name!r} has {stored} bytes and more, there is room for {room}",
+                        tier=tier.name,
+                        hint="Release something from this tier, or give it a larger capacity",
+                    )
                 bar.advance(int(written[0]["rows"] * rows.row_bytes))
         manifest = _manifest(target, entries, intent)
-        catalog.publish(tier.store, name, 1, manifest, manifest.encode())
+        if done is None:
+            catalog.publish(tier.store, name, 1, manifest, manifest.encode())
+        elif not done.manifest.equals(manifest.table):
+            raise Conflict(f"the source of corpus {name!r} gives other rows than it did", tier=tier.name)
         return open_corpus(tier, name, 1)
 
 
@@ -138,6 +167,12 @@ def write_shard(part: Any, target: Target, number: int) -> list[Entry]:
     """Encode, write and verify one shard of every column; the task of an ingest."""
     start, stop = target.shard_range(number)
     values: Values = part() if callable(part) else part
+    counts = {values.num_rows} if isinstance(values, pa.Table) else {len(array) for array in values.values()}
+    if counts != {stop - start}:
+        raise Conflict(
+            f"the source gave {sorted(counts)} rows for the {stop - start} of shard {number}",
+            hint="It changed meanwhile, or its lengths are not what it says; ingest again",
+        )
     entries = []
     for column, key, shard in _encode(values, target, number):
         expected = digest(shard.buffers)
@@ -193,7 +228,7 @@ def _target(
     format_ = format_ or source.format
     if format_ not in FORMATS:
         raise UsageError(f"no format {format_!r}", hint=f"Formats: {', '.join(FORMATS)}")
-    if block_rows is not None and not 0 < block_rows <= 1 << 30:
+    if block_rows is not None and (type(block_rows) is not int or not 0 < block_rows <= 1 << 30):
         raise UsageError(
             f"block_rows = {block_rows!r} is not a number of rows", hint="Example: block_rows=256"
         )
@@ -216,12 +251,13 @@ def _rows(rows: int, row_bytes: float, shard_bytes: int, block_rows: int | None)
     if block_rows is None:
         block_rows = 1 << max(0, round(math.log2(min(BLOCK_BYTES, shard_bytes / 4) / row_bytes)))
         block_rows = min(block_rows, MAX_BLOCK_ROWS, rows)
-    stored_block = -(-int(block_rows * row_bytes + 4) // PAGE_BYTES) * PAGE_BYTES
-    if stored_block > shard_bytes and block_rows > 1:
+    block_bytes = int(block_rows * row_bytes)
+    if block_bytes > shard_bytes:
         raise UsageError(
-            f"a block of {block_rows} rows takes {stored_block} bytes, more than shard_size {shard_bytes}",
+            f"a block of {block_rows} rows has {block_bytes} bytes, more than shard_size {shard_bytes}",
             hint="Give fewer block_rows or a larger shard_size",
         )
+    stored_block = -(-(block_bytes + CRC_BYTES) // PAGE_BYTES) * PAGE_BYTES
     blocks = max(1, min(shard_bytes // stored_block, -(-rows // block_rows)))
     return block_rows, blocks * block_rows
 

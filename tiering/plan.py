@@ -6,8 +6,9 @@ it was planned for, `MovePlan.run` refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from tiering import catalog
 from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import CapacityExceeded, Conflict, UsageError
+from tiering.keys import INTERNAL
 from tiering.tier import Tier
 
 GET_BYTES: Final = 8 << 20
@@ -75,11 +77,10 @@ class MovePlan:
     def cost(self) -> float:
         """US dollars for requests and egress, the read-back that verifies included."""
         reads, writes, checks = self._requests
-        checked = int(pc.sum(self.steps["nbytes"]).as_py() or 0)
         return (
             self.corpus.tier.prices.reading(self.nbytes, reads)
             + self.target.prices.writing(writes)
-            + self.target.prices.reading(checked, checks)
+            + self.target.prices.reading(self.corpus.nbytes, checks)
         )
 
     @cached_property
@@ -87,11 +88,10 @@ class MovePlan:
         """Names the plan: the same steps between the same tiers have the same digest."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.steps.schema) as writer:
-            writer.write_table(self.steps)
-        where = (
-            f"{self.corpus.name}|{self.corpus.record}|{self.corpus.tier.url}|{self.target.url}|{self.release}"
-        )
-        return digest([where.encode(), memoryview(sink.getvalue())])
+            writer.write_table(self.steps.combine_chunks())
+        tiers = [(tier.url, tier.option_items) for tier in (self.corpus.tier, self.target)]
+        what = json.dumps([self.corpus.name, astuple(self.corpus.record), tiers, self.release])
+        return digest([what.encode(), memoryview(sink.getvalue())])
 
     @property
     def _copied(self) -> pa.Table:
@@ -121,8 +121,8 @@ class MovePlan:
             yield self.steps.slice(start, stop - start)
             start = stop
 
-    def tasks(self) -> Iterator[Delayed]:
-        """The copying tasks, one a batch."""
+    def tasks(self, *, claim: bool = False) -> Iterator[Delayed]:
+        """The copying tasks, one a batch; with `claim`, each holds the name on the target by itself."""
         from tiering.move import copy_batch
 
         task = delayed(copy_batch, pure=False)
@@ -131,9 +131,11 @@ class MovePlan:
                 self.corpus.tier,
                 self.target,
                 self.corpus.name,
+                self.corpus.record,
                 batch["key"].to_pylist(),
                 batch["nbytes"].to_pylist(),
                 batch["digest"].to_pylist(),
+                claim=claim,
             )
 
     def graph(self) -> Delayed:
@@ -143,8 +145,20 @@ class MovePlan:
         """
         from tiering.move import finish
 
-        whole: Delayed = delayed(finish, pure=False)(list(self.tasks()), self)
+        corpus = self.corpus
+        whole: Delayed = delayed(finish, pure=False)(
+            list(self.tasks(claim=True)),
+            corpus.tier,
+            self.target,
+            corpus.name,
+            corpus.record,
+            give_up=self.release,
+        )
         return whole
+
+    def check(self) -> None:
+        """Raise what planning it now would raise: the world may have drifted since."""
+        plan_move(self.corpus, self.target, release=self.release)
 
     def check_drift(self) -> None:
         """Raise `Conflict` when the source or the target is no longer what was planned for."""
@@ -197,7 +211,7 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         Conflict: another corpus has this name on the target.
         CapacityExceeded: the target has no room.
     """
-    if target.url == corpus.tier.url:
+    if (target.url, target.option_items) == (corpus.tier.url, corpus.tier.option_items):
         raise UsageError(
             f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
         )
@@ -205,6 +219,7 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         raise UsageError("the target is read-only", tier=target.name, hint="Choose another tier")
     shards = corpus.manifest.select(["key", "nbytes", "digest"])
     present = {info.key: info.nbytes for info in target.store.list(corpus.name)}
+    refuse_foreign(target, corpus.name, present)
     prefix = corpus.key("")
     seen = np.array([present.get(prefix + key, -1) for key in shards["key"].to_pylist()], np.int64)
     sizes = shards["nbytes"].to_numpy()
@@ -212,8 +227,24 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
     plan = MovePlan(corpus, target, shards.append_column("action", actions), release)
     plan.check_drift()
     # What is overwritten needs room beside its old bytes only once; counting it whole is safe.
-    check_room(target, plan.nbytes, int(sizes.max()), f"corpus {corpus.name!r}")
+    needed = plan.nbytes + sum(map(len, corpus.contents.documents.values()))
+    check_room(target, needed if plan.nbytes else 0, int(sizes.max()), f"corpus {corpus.name!r}")
     return plan
+
+
+def refuse_foreign(tier: Tier, name: str, keys: Collection[str]) -> None:
+    """Raise `Conflict` when `keys`, all below the folder `name`, are not the work of this engine.
+
+    Every ingest and move begins with a claim, and a claim stays; so where objects lie without any, they are
+    somebody else's and must not be written over.
+    """
+    if keys and not any(key.startswith(f"{name}/{INTERNAL}/") for key in keys):
+        raise Conflict(
+            f"the folder {name!r} holds objects that are not of a corpus",
+            tier=tier.name,
+            key=next(iter(keys)),
+            hint="Choose another name, or empty that folder",
+        )
 
 
 def check_room(tier: Tier, needed_bytes: int, largest_bytes: int, what: str) -> None:

@@ -1,7 +1,8 @@
 """Reads blocks of a corpus into caller's memory, from the node cache or the tier, verified.
 
 Invariant: no byte is handed out before its block's CRC32C was found right. A damaged or missing copy is
-replaced from another tier that holds one, and reported; without one it is an error, never wrong rows.
+reported and healed from another tier that holds one; where it cannot be, the other tier is read instead.
+Without a good copy anywhere it is an error, never wrong rows.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from tiering.cache import NodeCache, _key
+from tiering.cache import STORE_NAME, NodeCache
 from tiering.corpus import Corpus, Shard, shards_of
 from tiering.digest import CRC_BYTES, Buffer
 from tiering.errors import Corrupt, NotFound, TieringError, UsageError
 from tiering.layout import arrow
 from tiering.layout.base import BlockSpan
-from tiering.layout.zarr import ZarrColumn, check_block, decode_block, index_bytes, read_index
+from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
 from tiering.schema import array_of, columns_of
 from tiering.scrub import heal
 from tiering.stores.base import Extent
-from tiering.transfer import read_verified
+from tiering.tier import Tier
+from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
 
@@ -68,14 +70,15 @@ class _ShardState:
     """What this process knows of one shard object."""
 
     shard: Shard
+    column: str
     key: str
     """Relative to the corpus."""
+    tier: Tier
+    """Where it is read: the corpus's tier, or another one that took its place for this shard."""
     spans: Sequence[BlockSpan] | None = None
     crcs: Sequence[int] = ()
     cached: bool | None = None
     """Whether the node cache had it when last asked; None before that."""
-    rescued: bytearray | None = None
-    """All of it, from another tier, where this tier cannot take it back."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -103,6 +106,9 @@ class BlockReader:
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
         self._shards = {name: _states(corpus, name) for name in objects}
+        self._tiers = (corpus.tier, *corpus.others)
+        self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
+        self._can_heal = True
 
     @property
     def stored_bytes(self) -> int:
@@ -140,12 +146,7 @@ class BlockReader:
         for name, states in self._shards.items():
             if self._layout is not None and name not in slots:
                 continue
-            state = states[shard]
-            try:
-                self._read(name, state, block, slots)
-            except (Corrupt, NotFound) as error:
-                self._replace(state, error)
-                self._read(name, state, block, slots)
+            self._read_good(name, states[shard], block, slots)
 
     def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
         """Where the rows of a block can be read around this reader; None where only `read` gives them.
@@ -186,32 +187,42 @@ class BlockReader:
         """The file that holds a shard, in the cache or on the tier."""
         if self._in_cache(state) and self.cache is not None:
             try:
-                return self.cache._files.locate(_key(state.shard.digest))
-            except TieringError:  # evicted meanwhile, or the cache is sick
+                return self.cache.locate(state.shard.digest)
+            except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
         # A block tier's extents have addresses too, but are given to other objects after a delete.
-        if state.rescued is not None or self.corpus.tier.kind != "file":
-            return None
-        return self.corpus.tier.store.locate(state.shard.key)
+        return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
+
+    def _read_good(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+        """Read a block from whichever copy is good."""
+        for left in reversed(range(self._attempts)):
+            try:
+                self._read(name, state, block, slots)
+            except (Corrupt, NotFound) as error:
+                error.tier, error.key = error.tier or state.tier.name, error.key or state.shard.key
+                if not left:
+                    raise
+                self._replace(state, error)
+            else:
+                return
 
     def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         span, crc = self._locate(state, block)
-        with self._lock:
-            self.counts.bytes_needed += span.nbytes
         if self._layout is None:
             message = bytearray(span.nbytes)
             self._bytes(state, span.offset, memoryview(message))
             self._scatter(message, crc, slots)
-            return
-        column = self._layout.column(name)
-        if self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
+        elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
             self._bytes(state, span.offset, stored)
             check_block(stored)
-            return
-        stored = memoryview(bytearray(span.nbytes))
-        self._bytes(state, span.offset, stored)
-        decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
+        else:
+            column = self._layout.column(name)
+            stored = memoryview(bytearray(span.nbytes))
+            self._bytes(state, span.offset, stored)
+            decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
+        with self._lock:
+            self.counts.bytes_needed += span.nbytes
 
     def _scatter(self, message: Buffer, crc: int, slots: Mapping[str, memoryview]) -> None:
         batch = arrow.decode_block(message, crc, self.corpus.schema)
@@ -221,32 +232,39 @@ class BlockReader:
 
     def _locate(self, state: _ShardState, block: int) -> tuple[BlockSpan, int]:
         """Where a block lies and, for Arrow, its CRC32C."""
-        if state.spans is None:
-            layout = self._layout or self.corpus.layout
-            tail = bytearray(index_bytes(layout.nblocks))
-            self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
-            with self._lock:
-                self.counts.bytes_needed += len(tail)
-            found = read_index(tail, layout.nblocks, state.shard.nbytes)
-            present = [span for span in found[: layout.shard_blocks(state.shard.number)] if span]
-            if len(present) < layout.shard_blocks(state.shard.number):
-                raise Corrupt("a block is missing", tier=self.corpus.tier.name, key=state.shard.key)
-            state.spans = present
-        return state.spans[block], state.crcs[block] if state.crcs else 0
+        spans = state.spans
+        if spans is None:
+            spans = state.spans = self._read_spans(state, self._layout or self.corpus.layout)
+        return spans[block], state.crcs[block] if state.crcs else 0
+
+    def _read_spans(self, state: _ShardState, layout: ZarrLayout) -> list[BlockSpan]:
+        """Where the blocks of a Zarr shard lie, from its index."""
+        tail = bytearray(index_bytes(layout.nblocks))
+        self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
+        blocks = layout.shard_blocks(state.shard.number)
+        spans = [s for s in read_index(tail, layout.nblocks, state.shard.nbytes)[:blocks] if s is not None]
+        if len(spans) < blocks:
+            raise Corrupt("a block is missing", key=state.shard.key)
+        if layout.codec is None:  # a shorter one would leave rows of another block in its slot
+            stored_bytes = layout.block_bytes(layout.column(state.column)) + CRC_BYTES
+            if any(span.nbytes != stored_bytes for span in spans):
+                raise Corrupt(f"a block has not the {stored_bytes} bytes of its rows", key=state.shard.key)
+        with self._lock:
+            self.counts.bytes_needed += len(tail)
+        return spans
 
     def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> None:
         """Bytes of a shard, from the cache where it has or takes the shard, else from the tier."""
         if self._in_cache(state) and self.cache is not None:
             try:
                 self.cache.read_into(state.shard.digest, offset, buffer)
-            except (NotFound, TieringError):  # evicted meanwhile, or the cache is sick
+            except Corrupt:  # truncated
+                raise
+            except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
             else:
                 return
-        if state.rescued is not None:
-            buffer[:] = state.rescued[offset : offset + buffer.nbytes]
-            return
-        self.corpus.tier.store.read_into(state.shard.key, offset, buffer)
+        state.tier.store.read_into(state.shard.key, offset, buffer)
         self._fetched(buffer.nbytes)
 
     def _in_cache(self, state: _ShardState) -> bool:
@@ -258,37 +276,70 @@ class BlockReader:
                     state.cached = self.cache.get(
                         state.shard.digest, state.shard.nbytes, lambda: [self._whole(state)]
                     )
-        return state.cached
+        return bool(state.cached)
 
     def _whole(self, state: _ShardState) -> bytearray:
-        """A whole shard, verified, to be kept in the cache."""
+        """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
         shard = state.shard
-        try:
-            data = read_verified(self.corpus.tier.store, shard.key, shard.nbytes, shard.digest)
-        except (Corrupt, NotFound) as error:
-            return self._heal(state, error)[0]
+        for left in reversed(range(self._attempts)):
+            try:
+                data = read_verified(state.tier.store, shard.key, shard.nbytes, shard.digest)
+            except (Corrupt, NotFound) as error:
+                if not left:
+                    raise
+                self._repair(state, error)
+            else:
+                break
         self._fetched(shard.nbytes)
         return data
 
     def _replace(self, state: _ShardState, error: TieringError) -> None:
-        """After a bad or missing block: drop the cached copy, or heal the tier's if that is the bad one."""
+        """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one."""
         with state.lock:
             if state.cached and self.cache is not None:
-                self.cache.discard(state.shard.digest)
                 state.cached = False
-                log.warning("shard %s was bad in the node cache; it is read from its tier", state.shard.key)
-            elif state.rescued is None:
-                data, back = self._heal(state, error)
-                state.rescued = None if back else data
+                self._report(STORE_NAME, state, error)
+                self.cache.discard(state.shard.digest)
+            else:
+                self._repair(state, error)
+            if self._layout is not None:
+                state.spans = None  # the index may be from the bad copy
 
-    def _heal(self, state: _ShardState, error: TieringError) -> tuple[bytearray, bool]:
-        name = self.corpus.tier.name
-        log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, name, error.message)
+    def _repair(self, state: _ShardState, error: TieringError) -> None:
+        """Have a good copy on the shard's tier again, or else read another tier from now on.
+
+        Raises:
+            Corrupt: no other tier has a good copy.
+        """
+        shard, tier = state.shard, state.tier
+        if is_verified(tier.store, shard.key, shard.nbytes, shard.digest):
+            self._fetched(shard.nbytes)
+            return  # another thread healed it, or the bad bytes were the cache's
+        self._report(tier.name, state, error)
+        behind = self._tiers[self._tiers.index(tier) + 1 :]
+        if tier == self.corpus.tier and (self._can_heal or not behind):
+            try:
+                _data, self._can_heal = heal(self.corpus, state.key, shard.nbytes, shard.digest)
+            except TieringError as failure:
+                if not behind:
+                    raise
+                log.warning("shard %s cannot be healed: %s", shard.key, failure)
+            else:
+                self._fetched(shard.nbytes)
+                if self._can_heal:
+                    return
+        if not behind:
+            hint = "'tiering verify' lists all such objects; move the corpus here again from a good tier"
+            raise Corrupt(
+                f"no good copy of the shard: {error.message}", tier=tier.name, key=shard.key, hint=hint
+            )
+        state.tier = behind[0]
+        log.warning("shard %s is read from tier %s from now on", shard.key, state.tier.name)
+
+    def _report(self, tier: str, state: _ShardState, error: TieringError) -> None:
+        log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, tier, error.message)
         with self._lock:
-            self.counts.damaged.append((name, state.shard.key))
-        data, back = heal(self.corpus, state.key, state.shard.nbytes, state.shard.digest)
-        self._fetched(state.shard.nbytes)
-        return data, back
+            self.counts.damaged.append((tier, state.shard.key))
 
     def _fetched(self, nbytes: int) -> None:
         with self._lock:
@@ -310,7 +361,8 @@ def _choose(corpus: Corpus, names: Sequence[str] | None) -> tuple[ZarrColumn, ..
 
 def _states(corpus: Corpus, column: str) -> list[_ShardState]:
     states = [
-        _ShardState(shard, shard.key.removeprefix(corpus.key(""))) for shard in shards_of(corpus, column)
+        _ShardState(shard, column, shard.key.removeprefix(corpus.key("")), corpus.tier)
+        for shard in shards_of(corpus, column)
     ]
     if corpus.format == "arrow":
         offsets, crcs = (corpus.manifest[name].to_pylist() for name in ("block_offsets", "block_crcs"))

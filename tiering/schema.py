@@ -63,7 +63,10 @@ def to_table(arrays: Arrays) -> pa.Table:
     """Arrays ``[rows, *shape]`` as a table of non-nullable columns."""
     columns = [ZarrColumn(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
     schema = schema_of(columns)
-    data = [_arrow_of(np.ascontiguousarray(arrays[field.name]), field.type) for field in schema]
+    data = [
+        _arrow_of(np.ascontiguousarray(arrays[column.name], column.dtype), schema.field(column.name).type)
+        for column in columns
+    ]
     return pa.Table.from_arrays(data, schema=schema)
 
 
@@ -82,8 +85,9 @@ def _column_of(field: pa.Field) -> ZarrColumn:
     while pa.types.is_fixed_size_list(kind):
         shape.append(kind.list_size)
         kind = kind.value_type
-    if (field.metadata or {}).get(_DTYPE_KEY):
-        return ZarrColumn(field.name, np.dtype(field.metadata[_DTYPE_KEY].decode()), tuple(shape[:-1]))
+    name = (field.metadata or {}).get(_DTYPE_KEY, b"").decode(errors="replace")
+    if name in _COMPLEX and kind == _COMPLEX[name] and shape[-1:] == [2]:
+        return ZarrColumn(field.name, np.dtype(name), tuple(shape[:-1]))
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise UsageError(
             f"column {field.name!r} of type {field.type} has no fixed shape",

@@ -6,6 +6,7 @@ put aside before it is replaced, never just overwritten.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,9 @@ from tiering.keys import INTERNAL
 from tiering.progress import track
 from tiering.stores.base import Store
 from tiering.tier import Tier
-from tiering.transfer import read_verified
+from tiering.transfer import put_verified, read_verified
+
+log = logging.getLogger("tiering.scrub")
 
 _BATCH_BYTES = 256 << 20
 
@@ -81,12 +84,11 @@ def verify(
 
     Raises:
         NotFound: the corpus is not published on `tier`. Conflict: another corpus has its name there.
+        Corrupt: the manifest itself is missing or damaged there.
     """
-    here = corpus if tier is None or tier.url == corpus.tier.url else corpus.at(tier)
+    here = corpus.at(tier or corpus.tier)
     tier = here.tier
-    record, _manifest = catalog.load(tier.store, here.name, here.version)  # reads the manifest back too
-    if record != here.record:
-        raise Corrupt(f"corpus {here.name!r} is not the version that was opened", tier=tier.name)
+    catalog.load(tier.store, here.name, here.version)  # reads the manifest back too
     missing: list[str] = []
     corrupt: list[str] = []
     nbytes = 0
@@ -126,8 +128,8 @@ def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Ti
 def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[bytearray, bool]:
     """Replace a damaged or missing shard by a verified copy from another tier.
 
-    The damaged bytes are kept below ``.tiering/quarantine/``. A tier that is read-only, or that gave up the
-    corpus meanwhile, stays as it is.
+    The damaged bytes are kept below ``.tiering/quarantine/``. A tier that is read-only, full or sick, or that
+    gave up the corpus meanwhile, stays as it is: the good bytes are handed out all the same.
 
     Returns:
         The good bytes, and whether they are on the tier again.
@@ -136,20 +138,26 @@ def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[bytearra
         Corrupt: no other tier has a good copy; nothing was changed.
     """
     _source, data = fetch_copy(corpus, key, nbytes, expected)
+    try:
+        return data, _put_back(corpus, key, data, expected)
+    except TieringError as error:
+        log.warning("shard %s stays bad on tier %s: %s", corpus.key(key), corpus.tier.name, error)
+        return data, False
+
+
+def _put_back(corpus: Corpus, key: str, good: bytearray, expected: str) -> bool:
+    """Put the bad copy of a shard into quarantine and the good one in its place."""
     store = corpus.tier.store
     if corpus.tier.read_only or not catalog.is_published(store, corpus.name, corpus.version):
-        return data, False
+        return False
     try:
         bad = store.read(corpus.key(key))
     except (NotFound, Corrupt):
         bad = bytearray()
-    if bad and digest(bad) == expected:  # somebody else healed it
-        return data, True
-    if bad:
+    if bad and digest(bad) != expected:  # else it is missing, or somebody else healed it
         store.write(corpus.key(f"{INTERNAL}/quarantine/{digest(bad)}"), [bad])
-    store.write(corpus.key(key), [data])
-    read_verified(store, corpus.key(key), nbytes, expected)
-    return data, True
+    put_verified(store, corpus.key(key), [good], len(good), expected)
+    return True
 
 
 def _tasks(corpus: Corpus) -> Iterator[Delayed]:

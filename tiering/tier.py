@@ -6,6 +6,8 @@ never a secret (credentials are references). It travels in Dask graphs; each pro
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import re
 import threading
@@ -17,9 +19,10 @@ from urllib.parse import urlsplit
 
 from dask.utils import parse_bytes
 
-from tiering.credentials import check_references
+from tiering.credentials import check_references, check_url
 from tiering.errors import ConfigError, UsageError
 from tiering.stores.base import Store
+from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import Counted, ReadOnly
 
 Option = str | int | float | bool
@@ -153,9 +156,15 @@ def open_tier(
     Raises:
         ConfigError: something is wrong with an argument; the message shows a right one.
     """
-    url, kind = _normalise(os.fspath(url))
+    url, kind = _normalise(os.fspath(url), name)
     options = dict(options or {})
     check_references(options, f"tier {name or url!r}")
+    for option, value in options.items():
+        if not isinstance(value, str | int | float):
+            raise ConfigError(
+                f"option {option!r} of tier {name or url!r} is a {type(value).__name__}",
+                hint="Options are text, numbers, true or false",
+            )
     bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
     return Tier(
         name=name or _default_name(url),
@@ -175,11 +184,13 @@ def parse_size(value: str | int, what: str) -> int:
     Raises:
         ConfigError: it is not a size; names `what`, the value and a right example.
     """
-    try:
-        nbytes = parse_bytes(value) if isinstance(value, str) else value
-    except ValueError:
-        nbytes = None
-    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes <= 0:
+    nbytes = 0
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        if isinstance(value, str):
+            nbytes = parse_bytes(value) if value.strip()[:1].isdigit() else 0  # it takes "MiB" for "1MiB"
+        elif not isinstance(value, bool):
+            nbytes = operator.index(value)
+    if nbytes <= 0:
         raise ConfigError(f"{what} = {value!r} is not a size", hint=f'Example: {what} = "64MiB"')
     return nbytes
 
@@ -194,33 +205,36 @@ def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Pric
     return Prices(**given)
 
 
-def _normalise(url: str) -> tuple[str, str]:
+def _normalise(url: str, name: str | None) -> tuple[str, str]:
     """The url with an absolute path and without ``file://``, and the tier's kind."""
     if not url or "\0" in url:
         raise ConfigError(
             f"tier url {url!r} is empty or has a NUL byte", hint="Example: 's3://bucket/prefix'"
         )
-    parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise ConfigError(
-            f"the url of a tier on {parts.hostname!r} carries credentials",
-            hint="""Give references instead: options = {secret_access_key = "env:LAKE_SECRET"}""",
-        )
-    if "://" not in url:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
         return str(Path(url).expanduser().absolute()), "file"
-    if parts.scheme == "file":
-        return str(Path(parts.path).absolute()), "file"
-    if parts.scheme == "block":
-        if parts.netloc or parts.path in ("", "/"):
+    scheme = scheme.lower()
+    if scheme in ("file", "block"):
+        if not rest.startswith("/") or rest.strip("/") == "":
             raise ConfigError(
-                f"tier url {url!r} names no volume", hint="Example: 'block:///mnt/nvme/volume.img'"
+                f"tier url {url!r} has no absolute path", hint=f"Example: '{scheme}:///mnt/nvme/tier'"
             )
-        return url, "block"
-    if parts.scheme == "memory":
-        return url, "memory"
-    if not parts.netloc:
+        path = Path(rest)
+        return (str(path), "file") if scheme == "file" else (f"block://{path}", "block")
+    try:
+        check_url(url, f"tier {name!r}" if name else "a tier")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(
+            f"the url of a tier is no url: {error}", hint="Example: 's3://bucket/prefix'"
+        ) from None
+    if scheme == "memory":
+        return f"memory://{rest}", "memory"
+    if not rest.strip("/") or rest.startswith("/"):
         raise ConfigError(f"tier url {url!r} names no bucket or host", hint="Example: 's3://bucket/prefix'")
-    return url.rstrip("/"), "object"
+    return f"{scheme}://{rest.rstrip('/')}", "object"
 
 
 def _default_name(url: str) -> str:
@@ -229,6 +243,8 @@ def _default_name(url: str) -> str:
 
 _open_stores: dict[tuple[Tier, int], Store] = {}
 """Connections by tier and process; a forked child must not use its parent's."""
+_memories: dict[tuple[str, int], MemoryStore] = {}
+"""Memory by url and process; it outlives `Tier.close`, for there is nowhere to read it back from."""
 _opening = threading.Lock()
 
 
@@ -244,7 +260,7 @@ def _open_store(tier: Tier, process: int) -> Store:
 
 
 def close_stores() -> None:
-    """Close all stores of this process, which gives back locks and connections; the next use opens them again."""
+    """Close all stores of this process: gives back locks and connections; the next use opens them again."""
     for tier, process in list(_open_stores):
         if process == os.getpid():
             tier.close()
@@ -254,9 +270,7 @@ def _connect(tier: Tier) -> Store:
     """Open the store that suits the tier; each module is imported only by those who use it."""
     scheme = urlsplit(tier.url).scheme
     if tier.kind == "memory":
-        from tiering.stores.memory import MemoryStore
-
-        return MemoryStore(tier.name, tier.capacity_bytes)
+        return _memories.setdefault((tier.url, os.getpid()), MemoryStore(tier.name, tier.capacity_bytes))
     if tier.kind == "file":
         from tiering.stores.file import FileStore
 
@@ -264,7 +278,8 @@ def _connect(tier: Tier) -> Store:
     if tier.kind == "block":
         from tiering.stores.block import BlockStore
 
-        return BlockStore(tier.name, Path(urlsplit(tier.url).path), read_only=tier.read_only)
+        path = Path(tier.url.removeprefix("block://"))
+        return BlockStore(tier.name, path, read_only=tier.read_only)
     options = tier.options
     driver = options.pop("driver", "obstore" if scheme in OBJECT_SCHEMES else "fsspec")
     if driver == "obstore":

@@ -60,7 +60,7 @@ def demo_command(
         staged, report, dollars = tour.stage(corpus, where, client, say)
         tour.watch(client, where)
         step(3, f"Train {tour.EPOCHS} epochs through a node cache of {tour.CACHE_SHARE:.0%}")
-        cache, epochs = tour.train_epochs(corpus, where, say)
+        cache, epochs = tour.train_epochs(corpus, where, client, say)
         step(4, "Stop in mid-epoch, resume in a fresh process with two ranks")
         identical, rest = tour.resume_identically(corpus, cache, where, say)
         step(5, "On to a block volume and back; compare with plain zarr")

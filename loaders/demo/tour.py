@@ -97,17 +97,20 @@ def stage(corpus: Corpus, where: Places, client: Client, say: Say) -> tuple[Corp
     return staged, report, plan.cost
 
 
-def train_epochs(corpus: Corpus, where: Places, say: Say) -> tuple[NodeCache, list[Epoch]]:
+def train_epochs(
+    corpus: Corpus, where: Places, client: Client, say: Say
+) -> tuple[NodeCache, list[Epoch]]:
     """Step 3: three epochs from the object tier through a node cache of 40% of the corpus."""
     cache = NodeCache(where.folder / "cache", int(corpus.nbytes * CACHE_SHARE))
     epochs = []
     for epoch in train(corpus, cache, EPOCHS):
         say(
             f"epoch {epoch.epoch}: {epoch.rows_per_second:,.0f} rows/s, "
-            f"{format_bytes(epoch.bytes_fetched)} fetched ({epoch.bytes_fetched / corpus.nbytes:.2f} of the corpus), "
+            f"{format_bytes(epoch.bytes_fetched)} fetched ({epoch.bytes_fetched / corpus.nbytes:.2f} of all), "
             f"hit ratio {epoch.hit_ratio:.3f}, bound {epoch.bound:.3f}, {epoch.bits_per_token} bits a token"
         )
         epochs.append(epoch)
+        plugin.publish_counters(client)
     return cache, epochs
 
 

@@ -30,7 +30,7 @@ class ArraySource(Source):
     """
 
     format: ClassVar[str] = "zarr"
-    in_memory: ClassVar[bool] = True
+    in_memory = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self._arrays = {name: _check_array(name, array) for name, array in arrays.items()}
@@ -56,11 +56,15 @@ class ArraySource(Source):
 
 
 class DaskArraySource(Source):
-    """Dask arrays; each shard's rows are computed where the shard is written."""
+    """Dask arrays; each shard's rows are computed where the shard is written.
+
+    Beside numpy arrays they are computed in this process, so that no array travels in a graph.
+    """
 
     format: ClassVar[str] = "zarr"
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self.in_memory = not all(isinstance(array, da.Array) for array in arrays.values())
         self._arrays = {
             name: array if isinstance(array, da.Array) else da.from_array(_check_array(name, array))
             for name, array in arrays.items()
@@ -84,7 +88,12 @@ class DaskArraySource(Source):
 
 
 def _check_array(name: str, given: Any) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = np.asanyarray(given)
+    try:
+        array: np.ndarray[Any, Any] = np.asarray(given)
+    except ValueError as error:
+        raise UsageError(f"column {name!r} is no array: {error}", hint="Give rows of one shape") from error
+    if np.ma.is_masked(given):
+        raise UsageError(f"column {name!r} has masked values", hint="Fill them first: array.filled(0)")
     if array.dtype == object:
         raise UsageError(
             f"column {name!r} has dtype object",

@@ -31,7 +31,7 @@ class Source(ABC):
 
     format: ClassVar[str]
     """``zarr`` or ``arrow``: the format that suits it."""
-    in_memory: ClassVar[bool] = False
+    in_memory: bool = False
     """Whether the rows lie in this process's memory, so that they are written from here."""
 
     schema: pa.Schema

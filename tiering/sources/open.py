@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import dask.array as da
 import pyarrow as pa
@@ -16,7 +16,8 @@ from tiering.sources.base import Source
 from tiering.sources.tables import DatasetSource, TableSource, parquet_source
 from tiering.sources.text import TextSource
 
-READERS = ("text", "parquet")
+READERS: Final = ("text", "parquet")
+TEXT_OPTIONS: Final = frozenset(["row_tokens", "column", "suffixes"])
 
 
 def open_source(source: Any, reader: str | None = None, options: Mapping[str, Any] | None = None) -> Source:
@@ -40,7 +41,10 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
     ):
         return _open_paths(source, reader, options)
     if reader is not None or options:
-        raise UsageError(f"a reader ({reader!r}) is for paths, not for {type(source).__name__}")
+        raise UsageError(
+            f"a reader and its options are for paths, not for {type(source).__name__}",
+            hint="Leave reader and reader_options out",
+        )
     if isinstance(source, Source):
         return source
     if isinstance(source, Mapping):
@@ -48,6 +52,8 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
         return DaskArraySource(source) if lazy else ArraySource(source)
     if isinstance(source, pa.RecordBatch):
         source = pa.Table.from_batches([source])
+    if isinstance(source, pads.InMemoryDataset):
+        source = source.to_table()
     if isinstance(source, pa.Table):
         return TableSource(source)
     if isinstance(source, pads.Dataset):
@@ -66,9 +72,11 @@ def _open_paths(
     if reader == "parquet" and not options:
         return parquet_source(paths)
     if reader == "text":
-        try:
+        unknown = sorted(options.keys() - TEXT_OPTIONS)
+        if not unknown:
             return TextSource(paths, **options)
-        except TypeError:
-            raise UsageError(f"unknown options of the reader 'text': {sorted(options)}") from None
-    known = ", ".join(READERS)
-    raise UsageError(f"no reader {reader!r} with options {sorted(options)}", hint=f"Readers: {known}")
+        known = f"Options of 'text': {', '.join(sorted(TEXT_OPTIONS))}"
+        raise UsageError(f"the reader 'text' has no option {unknown[0]!r}", hint=known)
+    if reader == "parquet":
+        raise UsageError(f"the reader 'parquet' has no options, not {sorted(options)}")
+    raise UsageError(f"no reader {reader!r}", hint=f"Readers: {', '.join(READERS)}")

@@ -9,50 +9,86 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from tiering.digest import Hasher, digest
-from tiering.errors import FormatError, NotFound, UsageError
+from tiering.errors import Conflict, FormatError, NotFound, UsageError
 from tiering.layout.arrow import normalise, schema_to_bytes
 from tiering.sources.base import Source, Values
 
+ENDINGS: Final = (".parquet", ".pq")
+_FINGERPRINT_ROWS: Final = 1 << 16
+
 
 class TableSource(Source):
-    """A table in this process's memory."""
+    """A table in this process's memory.
+
+    Raises:
+        UsageError: no rows, or a type that is not stored.
+    """
 
     format: ClassVar[str] = "arrow"
-    in_memory: ClassVar[bool] = True
+    in_memory = True
 
     def __init__(self, table: pa.Table) -> None:
         self.schema = normalise(table.schema)
-        self._table = table.cast(self.schema)
+        try:
+            self._table = table.cast(self.schema)
+        except (pa.ArrowException, ValueError) as error:
+            raise UsageError(f"the table cannot be stored: {error}", hint="Cast it first") from error
         self.rows = _check_rows(table.num_rows)
-        self.row_bytes = self._table.nbytes / self.rows
-        hasher = Hasher()
-        hasher.update(schema_to_bytes(self.schema))
-        for batch in self._table.combine_chunks().to_batches():
-            hasher.update(memoryview(batch.serialize()))
-        self.fingerprint = hasher.hexdigest()
+        self.row_bytes = max(1.0, self._table.nbytes / self.rows)
+        self.fingerprint = _fingerprint(self._table)
 
     def part(self, start: int, stop: int) -> Any:
         return self._table.slice(start, stop - start)
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A row group of a Parquet file, or another fragment of a dataset."""
+
+    fragment: pads.Fragment
+    rows: int
+    mark: tuple[str | int, ...]
+    """What tells that its file is still the same one."""
+
+    def read(self, schema: pa.Schema) -> pa.Table:
+        """Its rows.
+
+        Raises:
+            Conflict: the file changed since the mark was made. FormatError: it cannot be read as `schema`.
+        """
+        try:
+            table = self.fragment.to_table(schema=schema)
+            # What lies in memory has not changed, and its mark would take long.
+            same = not isinstance(self.fragment, pads.FileFragment) or _mark(self.fragment) == self.mark
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise FormatError(
+                f"{_name(self.fragment)} cannot be read: {error}", hint="Mend or leave out that file"
+            ) from error
+        if not same or table.num_rows != self.rows:
+            raise Conflict(f"{_name(self.fragment)} changed meanwhile", hint="Ingest again")
+        return table
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetPart:
     """Some rows of consecutive pieces of a dataset."""
 
-    pieces: tuple[pads.Fragment, ...]
+    pieces: tuple[Piece, ...]
     schema: pa.Schema
     skip: int
     rows: int
 
     def __call__(self) -> Values:
-        tables = [piece.to_table(schema=self.schema) for piece in self.pieces]
+        tables = [piece.read(self.schema) for piece in self.pieces]
         return pa.concat_tables(tables).slice(self.skip, self.rows)
 
 
@@ -60,53 +96,105 @@ class DatasetSource(Source):
     """A pyarrow dataset; Parquet files are read by row groups.
 
     Raises:
-        UsageError: no rows.
+        UsageError: no rows, or a dataset with a filter. FormatError: a file cannot be read.
     """
 
     format: ClassVar[str] = "arrow"
 
     def __init__(self, dataset: pads.Dataset) -> None:
         self.schema = normalise(dataset.schema)
-        self._pieces: list[pads.Fragment] = []
-        marks: list[list[Any]] = []
-        counts: list[int] = []
+        self._pieces: list[Piece] = []
         nbytes = 0
-        for fragment in dataset.get_fragments():
-            for piece in _split(fragment):
-                rows = _piece_rows(piece)
-                if rows:
-                    self._pieces.append(piece)
-                    counts.append(rows)
-                    nbytes += _piece_bytes(piece)
-            marks.append(_mark(fragment))
-        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        for fragment in _fragments(dataset):
+            self.in_memory = self.in_memory or not isinstance(fragment, pads.FileFragment)
+            try:
+                mark = _mark(fragment)
+                for part in _split(fragment):
+                    if rows := _piece_rows(part):
+                        self._pieces.append(Piece(part, rows, mark))
+                        nbytes += _piece_bytes(part)
+            except (pa.ArrowException, OSError) as error:
+                hint = "Mend or leave out that file, or choose another reader"
+                raise FormatError(f"{_name(fragment)} cannot be read: {error}", hint=hint) from error
+        self._starts = np.concatenate(
+            [[0], np.cumsum([piece.rows for piece in self._pieces], dtype=np.int64)]
+        )
         self.rows = _check_rows(int(self._starts[-1]))
         self.row_bytes = max(1.0, nbytes / self.rows)
+        marks = [[piece.rows, *piece.mark] for piece in self._pieces]
         self.fingerprint = digest([schema_to_bytes(self.schema), json.dumps(marks).encode()])
 
     def part(self, start: int, stop: int) -> Any:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         skip = start - int(self._starts[first])
-        return DatasetPart(tuple(self._pieces[first:last]), self.schema, skip, stop - start)
+        part = DatasetPart(tuple(self._pieces[first:last]), self.schema, skip, stop - start)
+        return part() if self.in_memory else part
 
 
 def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
-    """Parquet files or folders of them.
+    """Parquet files, or those below folders that end in ``.parquet`` or ``.pq``, in the order of their paths.
 
     Raises:
-        NotFound: a path does not exist. FormatError: a file is not Parquet.
+        NotFound: a path does not exist. UsageError: no rows.
+        FormatError: a file is not Parquet, or has other columns than the first.
     """
-    for path in paths:
-        if not os.path.exists(path):  # noqa: PTH110  # also takes PathLike
-            raise NotFound(f"no file or folder {os.fspath(path)!r}", hint="Give paths that exist")
+    files = list(dict.fromkeys(file for path in paths for file in _parquet_files(path)))
+    if not files:
+        raise UsageError(
+            "the source is empty: no Parquet file below its folders", hint=f"Give {ENDINGS} files"
+        )
+    first = None
+    for file in files:
+        try:
+            schema = pq.read_schema(file).remove_metadata()
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(
+                f"{file!r} is not a Parquet file: {error}", hint="Leave it out, or choose another reader"
+            ) from error
+        first = schema if first is None else first
+        if not schema.equals(first):
+            told = (
+                ", ".join(str(field) for field in schema if field not in first) or "fewer or in another order"
+            )
+            raise FormatError(
+                f"{file!r} has other columns than {files[0]!r}: {told}",
+                hint="Give files of one schema, or a pyarrow Dataset with the schema that you want",
+            )
+    return DatasetSource(pads.dataset(files, format="parquet"))
+
+
+def _parquet_files(path: str | os.PathLike[str]) -> list[str]:
+    found = Path(path).absolute()
+    if found.is_dir():
+        inside = [file for file in found.rglob("*") if file.name.endswith(ENDINGS) and file.is_file()]
+        return sorted(map(str, inside))
+    if not found.is_file():
+        raise NotFound(f"no file or folder {os.fspath(path)!r}", hint="Give paths that exist")
+    return [str(found)]
+
+
+def _fragments(dataset: pads.Dataset) -> list[pads.Fragment]:
     try:
-        found = [os.fspath(path) for path in paths]
-        return DatasetSource(pads.dataset(found[0] if len(found) == 1 else found, format="parquet"))
-    except pa.ArrowException as error:
-        raise FormatError(
-            f"not Parquet files of one schema: {error}", hint="Choose another reader"
-        ) from error
+        return list(dataset.get_fragments())
+    except ValueError as error:
+        raise UsageError(f"the dataset cannot be taken apart: {error}", hint="Give its table") from error
+
+
+def _name(fragment: pads.Fragment) -> str:
+    return repr(fragment.path) if isinstance(fragment, pads.FileFragment) else "a table of the dataset"
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """Digest of schema and rows, the same however the table is chunked."""
+    hasher = Hasher()
+    hasher.update(schema_to_bytes(table.schema))
+    for start in range(0, table.num_rows, _FINGERPRINT_ROWS):
+        for column in table.slice(start, _FINGERPRINT_ROWS).columns:
+            piece = pa.concat_arrays([*column.chunks, column.chunk(0).slice(0, 0)])
+            batch = pa.RecordBatch.from_arrays([piece], ["column"])
+            hasher.update(memoryview(batch.serialize()))
+    return hasher.hexdigest()
 
 
 def _split(fragment: pads.Fragment) -> list[pads.Fragment]:
@@ -129,12 +217,13 @@ def _piece_bytes(piece: pads.Fragment) -> int:
     return int(piece.to_table().nbytes)
 
 
-def _mark(fragment: pads.Fragment) -> list[Any]:
-    """What tells that a file is still the same one."""
+def _mark(fragment: pads.Fragment) -> tuple[str | int, ...]:
+    """What tells that a fragment holds the same rows as before."""
     if not isinstance(fragment, pads.FileFragment):
-        return ["rows", fragment.count_rows()]
+        table = fragment.to_table()
+        return (_fingerprint(table.cast(normalise(table.schema))),)
     info = fragment.filesystem.get_file_info(fragment.path)
-    return [fragment.path, info.size, info.mtime_ns]
+    return fragment.path, info.size, info.mtime_ns
 
 
 def _check_rows(rows: int) -> int:

@@ -7,9 +7,11 @@ separators.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -28,6 +30,50 @@ DTYPE: Final = np.dtype("<u2")
 
 
 @dataclass(frozen=True, slots=True)
+class TextFile:
+    """One file as it was when it was looked at."""
+
+    path: str
+    nbytes: int
+    mtime_ns: int
+
+    @classmethod
+    def look(cls, path: str) -> TextFile:
+        """The file at `path`; raises OSError where it is not a regular file that can be read."""
+        fd = _open(path)
+        try:
+            os.pread(fd, 1, 0)  # some files open and cannot be read
+            stats = os.fstat(fd)
+            return cls(path, stats.st_size, stats.st_mtime_ns)
+        finally:
+            os.close(fd)
+
+    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Its bytes [start, stop).
+
+        Raises:
+            Conflict: it is not the file any more that was looked at.
+        """
+        data = np.empty(stop - start, np.uint8)
+        view, done = memoryview(data), 0
+        try:
+            fd = _open(self.path)
+            try:
+                while done < len(data) and (got := os.preadv(fd, [view[done:]], start + done)):
+                    done += got
+                stats = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise Conflict(
+                f"{self.path!r} was readable and is no longer: {error.strerror}", hint="Ingest again"
+            ) from error
+        if (stats.st_size, stats.st_mtime_ns) != (self.nbytes, self.mtime_ns) or done < len(data):
+            raise Conflict(f"{self.path!r} changed meanwhile", hint="Ingest again")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
 class TextPart:
     """Rows whose tokens start `skip` tokens into the first of some files."""
 
@@ -35,18 +81,17 @@ class TextPart:
     row_tokens: int
     rows: int
     skip: int
-    files: tuple[tuple[str, int], ...]
-    """Path and length in bytes."""
+    files: tuple[TextFile, ...]
 
     def __call__(self) -> Values:
         wanted = self.rows * self.row_tokens
         tokens = np.full(wanted, SEPARATOR, DTYPE)
         position = -self.skip
-        for path, nbytes in self.files:
-            start, stop = max(0, position), min(wanted, position + nbytes)
+        for file in self.files:
+            start, stop = max(0, position), min(wanted, position + file.nbytes)
             if start < stop:
-                tokens[start:stop] = _read_range(path, nbytes, start - position, stop - position)
-            position += nbytes + 1  # the separator is there already
+                tokens[start:stop] = file.read(start - position, stop - position)
+            position += file.nbytes + 1  # the separator is there already
         return {self.column: tokens.reshape(self.rows, self.row_tokens)}
 
 
@@ -75,40 +120,38 @@ class TextSource(Source):
         column: str = "tokens",
         suffixes: Sequence[str] = (),
     ) -> None:
-        if not 0 < row_tokens <= 1 << 24:
+        if not isinstance(row_tokens, int) or not 0 < row_tokens <= 1 << 24:
             raise UsageError(
                 f"row_tokens = {row_tokens!r} is not a row length", hint="Example: row_tokens=2049"
             )
+        self.schema: pa.Schema = schema_of([ZarrColumn(column, DTYPE, (row_tokens,))])
         self._column = column
         self._row_tokens = row_tokens
-        self._files: list[tuple[str, int]] = []
+        self._files: list[TextFile] = []
         unreadable: list[tuple[str, str]] = []
         empty = 0
-        marks = []
-        for path in _walk(paths, tuple(suffixes)):
+        for path in _walk(paths, (suffixes,) if isinstance(suffixes, str) else tuple(suffixes), unreadable):
             try:
-                with path.open("rb") as file:
-                    file.peek(1)  # some files open and cannot be read
-                    stats = os.fstat(file.fileno())
+                file = TextFile.look(path)
             except OSError as error:
-                unreadable.append((str(path), error.strerror or str(error)))
+                unreadable.append((path, error.strerror or str(error)))
                 continue
-            if stats.st_size == 0:
+            if file.nbytes:
+                self._files.append(file)
+            else:
                 empty += 1
-                continue
-            self._files.append((str(path), stats.st_size))
-            marks.append((str(path), stats.st_size, stats.st_mtime_ns))
         if not self._files:
             looked = ", ".join(map(str, paths))[:200]
             raise UsageError(
-                f"the source is empty: no text in {looked} ({len(unreadable)} unreadable, {empty} empty files)",
+                f"the source is empty: no text in {looked}"
+                f" ({len(unreadable)} unreadable, {empty} empty files)",
                 hint="Give files or folders that hold text",
             )
-        lengths = np.array([nbytes for _, nbytes in self._files], np.int64) + 1
+        lengths = np.array([file.nbytes for file in self._files], np.int64) + 1
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         self.rows = -(-int(self._starts[-1]) // row_tokens)
         self.row_bytes = float(row_tokens * DTYPE.itemsize)
-        self.schema: pa.Schema = schema_of([ZarrColumn(column, DTYPE, (row_tokens,))])
+        marks = [[file.path, file.nbytes, file.mtime_ns] for file in self._files]
         self.fingerprint = digest(json.dumps(["text", row_tokens, column, marks]).encode())
         self.notes = {"files": len(self._files), "empty": empty, "unreadable": unreadable}
 
@@ -125,30 +168,36 @@ class TextSource(Source):
         )
 
 
-def _walk(paths: Sequence[str | os.PathLike[str]], suffixes: tuple[str, ...]) -> Iterable[Path]:
+def _walk(
+    paths: Sequence[str | os.PathLike[str]], suffixes: tuple[str, ...], unreadable: list[tuple[str, str]]
+) -> list[str]:
+    """Absolute paths of the files, sorted; folders that cannot be listed are added to `unreadable`."""
+
+    def note(error: OSError) -> None:
+        unreadable.append((str(error.filename), error.strerror or str(error)))
+
     found: set[Path] = set()
-    for path in map(Path, paths):
-        if path.is_dir():
-            for folder, _folders, names in os.walk(path):
+    for given in paths:
+        path = Path(given).absolute()
+        try:
+            is_folder, is_there = path.is_dir(), path.exists() or path.is_symlink()
+        except OSError as error:  # below a folder that cannot be searched
+            note(error)
+            continue
+        if is_folder:
+            for folder, _folders, names in os.walk(path, onerror=note):
                 found.update(Path(folder, name) for name in names if not suffixes or name.endswith(suffixes))
-        elif path.exists() or path.is_symlink():
+        elif is_there:
             found.add(path)
         else:
-            raise NotFound(f"no file or folder {str(path)!r}", hint="Give paths that exist")
-    return sorted(found)
+            raise NotFound(f"no file or folder {os.fspath(given)!r}", hint="Give paths that exist")
+    return [str(path) for path in sorted(found)]
 
 
-def _read_range(path: str, nbytes: int, start: int, stop: int) -> np.ndarray[Any, Any]:
-    """Bytes [start, stop) of a file that must still be `nbytes` long."""
-    try:
-        with Path(path).open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            file.seek(start)
-            data = np.frombuffer(file.read(stop - start), np.uint8)
-    except OSError as error:
-        raise Conflict(
-            f"{path!r} was readable and is no longer: {error.strerror}", hint="Ingest again"
-        ) from error
-    if found != nbytes or len(data) != stop - start:
-        raise Conflict(f"{path!r} changed from {nbytes} to {found} bytes meanwhile", hint="Ingest again")
-    return data
+def _open(path: str) -> int:
+    """A descriptor of a regular file: opening a pipe would wait for its writer, a device may never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd

@@ -18,6 +18,9 @@ Errors: `NotFound` (no such key), `Conflict` (``if_absent`` and the key exists),
 `Corrupt` (truncated), `UsageError` (bad key or range, or read-only), `Unavailable` and `DeadlineExceeded`
 (retryable: the same call may succeed later; nothing is known of a write that ended so).
 
+Keys: no key is a folder of another (``a`` beside ``a/b``): a file system cannot hold both, and a store may
+refuse or allow it.
+
 Concurrency: a store may be used from many threads. It is not pickled or shared across fork: a process
 opens its own from its `Tier`.
 """
@@ -112,6 +115,13 @@ class Store(ABC):
         """Where the bytes of `key` lie in a file or device of this machine; None where they have no address."""
         self.stat(key)
         return None
+
+    def sweep(self, prefix: str = "") -> int:
+        """Give back the room of writes below the folder `prefix` whose writer was killed; returns how many.
+
+        Safe while others write.
+        """
+        return 0
 
     def free_bytes(self) -> int | None:
         """Room left on the medium, or None where nobody knows."""

@@ -107,10 +107,11 @@ class FileStore(Store):
         stats = os.statvfs(there)
         return stats.f_bavail * stats.f_frsize
 
-    def sweep(self) -> int:
-        """Remove temp files whose writer is dead; returns how many. Safe while others write."""
+    def sweep(self, prefix: str = "") -> int:
+        validate_prefix(prefix)
+        start = path_of(self.root, prefix) if prefix else self.root
         swept = 0
-        for folder, _folders, names in os.walk(self.root):
+        for folder, _folders, names in os.walk(start):
             for name in names:
                 if name.startswith(TEMP_PREFIX):
                     swept += _sweep_temp(Path(folder, name))

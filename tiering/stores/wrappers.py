@@ -50,6 +50,9 @@ class Wrapper(Store):
     def locate(self, key: str) -> Extent | None:
         return self.inner.locate(key)
 
+    def sweep(self, prefix: str = "") -> int:
+        return self.inner.sweep(prefix)
+
     def free_bytes(self) -> int | None:
         return self.inner.free_bytes()
 
@@ -86,6 +89,9 @@ class ReadOnly(Wrapper):
 
     def delete(self, key: str) -> None:
         self._refuse(key)
+
+    def sweep(self, prefix: str = "") -> int:
+        self._refuse(prefix)
 
     def _refuse(self, key: str) -> NoReturn:
         raise UsageError("the tier is read-only", tier=self.name, key=key, hint="Open it without read_only")

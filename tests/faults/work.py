@@ -1,0 +1,206 @@
+"""Jobs that children of the zygote do: small, whole pieces of the engine's work, and the looks taken at it.
+
+Everything is imported here, once, before the first fork.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import zarr
+
+from loaders import Loader
+from tests.faults import trip
+from tiering import Corpus, Tier, TieringError, ingest, open_corpus, open_tier, plan_move, verify
+from tiering.errors import NotFound
+from tiering.jobs.run import run_jobs
+from tiering.jobs.spec import Job
+from tiering.layout import arrow as arrow
+from tiering.process import ProcessId
+from tiering.stores import block, file
+from tiering.stores.block import BlockStore
+
+__all__ = ["block", "file"]  # imported now, so that no child has to
+
+NAME = "web"
+ROW_TOKENS = 256
+SMALL_BYTES = 1024
+MAX_CLAIMS = 3
+
+
+@cache
+def rows(seed: int, count: int) -> dict[str, Any]:
+    """Columns of `count` rows that depend on `seed` alone."""
+    dice = np.random.default_rng(seed)
+    return {
+        "tokens": dice.integers(0, 1 << 16, (count, ROW_TOKENS), np.uint16),
+        "label": dice.integers(0, 1 << 62, count),
+    }
+
+
+def table(seed: int, count: int) -> pa.Table:
+    """The same rows as an Arrow table, ragged."""
+    columns = rows(seed, count)
+    tokens = [row[: 1 + label % ROW_TOKENS] for row, label in zip(*columns.values(), strict=True)]
+    return pa.table({"tokens": pa.array(tokens, pa.list_(pa.uint16())), "label": columns["label"]})
+
+
+def tier_at(place: str) -> Tier:
+    return open_tier(place, "tier")
+
+
+def ingest_rows(place: str, form: str, seed: int, count: int) -> int:
+    """Ingest `count` rows; gives the number of shards."""
+    source = rows(seed, count) if form == "zarr" else table(seed, count)
+    corpus = ingest(source, tier_at(place), NAME, shard_size="16KiB", block_rows=16)
+    return int(corpus.manifest.num_rows)
+
+
+def move_rows(source: str, target: str) -> int:
+    """Move the corpus; gives how many shards were copied."""
+    to = tier_at(target)
+    report = plan_move(open_corpus(open_tier(source, "source"), NAME), to).run()
+    to.close()
+    return int(report.moved)
+
+
+def demote_rows(source: str, target: str) -> str:
+    """Move the corpus and give up the source's copy, as a job file does."""
+    job = Job("evening", "demote", NAME, open_tier(source, "source"), tier_at(target))
+    (result,) = run_jobs([job])
+    if result.error:
+        raise result.error
+    return result.status
+
+
+def look(place: str, form: str, seed: int, count: int) -> str:
+    """``absent`` or ``whole``; anything else, half or wrong, is an error."""
+    tier = tier_at(place)
+    try:
+        corpus = open_corpus(tier, NAME)
+    except NotFound:
+        return "absent"
+    try:
+        _check_whole(corpus, form, seed, count)
+    finally:
+        tier.close()
+    return "whole"
+
+
+def ingest_again(place: str, form: str, seed: int, count: int) -> str:
+    """What another process finds after a kill, and that it can finish the work; gives what it found."""
+    found = look(place, form, seed, count)
+    ingest_rows(place, form, seed, count)
+    assert look(place, form, seed, count) == "whole"
+    check_tidy(place, untouched=found == "whole")
+    return found
+
+
+def move_again(source: str, target: str, form: str, seed: int, count: int) -> str:
+    """The same for a move."""
+    found = look(target, form, seed, count)
+    copied = move_rows(source, target)
+    assert copied == 0 or found == "absent"
+    assert look(target, form, seed, count) == "whole"
+    check_tidy(target)
+    return found
+
+
+def demote_again(source: str, target: str, form: str, seed: int, count: int) -> str:
+    """The same for a demote: there is always a whole copy, and in the end exactly one."""
+    found = f"{look(source, form, seed, count)} {look(target, form, seed, count)}"
+    assert "whole" in found
+    demote_rows(source, target)
+    assert look(source, form, seed, count) == "absent"
+    assert look(target, form, seed, count) == "whole"
+    left = [info.key for info in tier_at(source).store.list(NAME)]
+    assert all("/claims/" in key for key in left), f"a released copy left {left}"
+    check_tidy(source)
+    check_tidy(target)
+    return found
+
+
+def ingest_other(place: str, form: str, seed: int, count: int) -> str:
+    """After a kill, other content may take the name; nothing of the first may show through."""
+    found = look(place, "zarr", 1, count)
+    if found == "whole":
+        return found
+    ingest_rows(place, form, seed, count)
+    assert look(place, form, seed, count) == "whole"
+    check_tidy(place)
+    return found
+
+
+def check_tidy(place: str, *, untouched: bool = False) -> None:
+    """No unfinished write is left, and no claim that counts.
+
+    Where the work was done before the kill, the next process finds it whole and leaves it `untouched`: then
+    there may be the unfinished copy of one small record, and the claim of a dead process.
+    """
+    tier = tier_at(place)
+    if tier.kind == "block":
+        check_volume(place)
+        return
+    root = Path(tier.url)
+    unfinished = [path.stat().st_size for path in root.rglob(".tmp-*")]
+    assert not unfinished or (untouched and max(unfinished) < SMALL_BYTES), unfinished
+    claims = [json.loads(path.read_bytes()) for path in root.glob(f"{NAME}/.tiering/claims/*.json")]
+    for claim in claims:
+        assert claim["released"] or (untouched and ProcessId.parse(claim["owner"]).is_dead())
+    assert 1 <= len(claims) <= MAX_CLAIMS, "claims pile up"
+
+
+def check_volume(place: str) -> None:
+    with BlockStore("check", Path(place.removeprefix("block://"))) as store:
+        assert not store.check()
+
+
+def kill_at(step: int, torn: bool, job: str, *arguments: Any) -> Any:
+    """Do a job, but be killed before its `step`-th change of the disk; `torn` leaves half of a write."""
+    trip.arm(step, torn)
+    return globals()[job](*arguments)
+
+
+def error_of(job: str, *arguments: Any) -> str:
+    """Name of the typed error that a job ends with, or ``""``; an untyped one is an error of the test."""
+    try:
+        globals()[job](*arguments)
+    except TieringError as error:
+        return type(error).__name__
+    return ""
+
+
+def _check_whole(corpus: Corpus, form: str, seed: int, count: int) -> None:
+    report = verify(corpus)
+    assert report.ok, report
+    assert not report.extra, report
+    assert corpus.format == form
+    folder = f"{corpus.tier.url}/{NAME}"
+    if corpus.tier.kind == "block":
+        if form == "zarr":
+            _check_arrays(_loaded(corpus), seed, count)
+        return
+    if form == "zarr":
+        group = zarr.open_group(folder, mode="r")
+        _check_arrays({name: np.asarray(group[name][:]) for name in group}, seed, count)
+        return
+    found = pads.dataset(folder, format="ipc").to_table(use_threads=False)
+    assert found.equals(table(seed, count))
+
+
+def _loaded(corpus: Corpus) -> dict[str, Any]:
+    batches = list(Loader(corpus, 16, shuffle="none", lanes=1, drop_last=False))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in corpus.schema.names}
+
+
+def _check_arrays(found: dict[str, Any], seed: int, count: int) -> None:
+    expected = rows(seed, count)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
