@@ -164,7 +164,6 @@ class CudaSlots:
         return False
 
     def _read_by_host(self, names: Sequence[str], shard: int, block: int, slot: int) -> None:
-        """Have the reader read and check a block of some columns, and copy it to its slot."""
         with self._borrow_pinned() as pinned:
             self._reader.read(shard, block, {name: memoryview(pinned[name]) for name in names})
             for name in names:
@@ -184,12 +183,11 @@ class CudaSlots:
             self._pinned.append(pinned)
 
     def _tell(self, topic: str, what: str) -> None:
-        """Say it in the log, once."""
         with self._lock:
-            if topic in self._told:
-                return
+            known = topic in self._told
             self._told.add(topic)
-        log.warning("%s, corpus %r: %s", self._device.name, self._reader.corpus.name, what)
+        if not known:
+            log.warning("%s, corpus %r: %s", self._device.name, self._reader.corpus.name, what)
 
 
 class _Column:

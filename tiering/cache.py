@@ -33,6 +33,7 @@ from tiering.monitor.stats import COUNTERS
 from tiering.stores.base import Extent
 from tiering.stores.file import FileStore
 from tiering.tier import parse_size
+from tiering.transfer import is_verified
 
 log = logging.getLogger("tiering.cache")
 
@@ -148,6 +149,14 @@ class NodeCache:
             NotFound: it was evicted, or never here.
         """
         return self._files.locate(_key(name))
+
+    def verify(self, name: str, nbytes: int) -> bool:
+        """Read a shard back, and discard it where it has not its digest; whether it has."""
+        with contextlib.suppress(*_SICKNESS):
+            if is_verified(self._files, _key(name), nbytes, name):
+                return True
+        self.discard(name)
+        return False
 
     def discard(self, name: str) -> None:
         """Forget a shard, because its bytes turned out bad."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any, Final
 
 from dask.delayed import Delayed
@@ -53,18 +55,34 @@ def local_cluster(*, processes: bool, workers: int | None = None) -> Iterator[Cl
     """A client of a new LocalCluster that listens on loopback alone and ends with the block."""
     cores = os.cpu_count() or 1
     workers = workers or (min(4, cores) if processes else 1)
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=max(1, cores // workers) * (1 if processes else 2),
-            processes=processes,
-            host="127.0.0.1",
-            protocol="tcp://",  # the in-process one puts worker pages on the machine's own address
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        with _interrupts_kept_back():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=max(1, cores // workers) * (1 if processes else 2),
+                processes=processes,
+                host="127.0.0.1",
+                protocol="tcp://",  # the in-process one puts worker pages on the machine's own address
+                dashboard_address="127.0.0.1:0",
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
         yield client
+
+
+@contextmanager
+def _interrupts_kept_back() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block, and never reach the threads and processes it starts.
+
+    A terminal interrupts all processes at once. Workers must leave it to the one that commands them, which
+    ends them in order; and a cluster that is stopped while it starts cannot be closed.
+    """
+    resource_tracker.ensure_running()  # whoever starts it has interrupts let through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_tasks(tasks: Iterable[Delayed], client: Client | None) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from tiering.manifest import Manifest, decode
 from tiering.plan import MovePlan
 from tiering.progress import track
 from tiering.scrub import verify
+from tiering.stores.base import ObjectInfo
 from tiering.tier import Tier
 from tiering.transfer import copy_verified
 
@@ -170,7 +171,7 @@ def release(
         )
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
-    if not tier.store.children(corpus.name):
+    if not catalog.is_published(tier.store, corpus.name, corpus.version) and not _belonging(corpus, tier):
         return 0
     candidates = [other for other in (*copies, corpus.tier, *corpus.others) if other != tier]
     intent = digest(f"release {corpus.record.manifest}".encode())
@@ -257,19 +258,26 @@ def _delete(corpus: Corpus, tier: Tier) -> int:
     Claims stay: their numbers must go on.
     """
     store, name = tier.store, corpus.name
-    others = [version for version in catalog.versions(store, name) if version != corpus.version]
-    kept = {name for version in others for name in _named(catalog.load(store, name, version)[1])}
+    belonging = _belonging(corpus, tier)
     catalog.unpublish(store, name, corpus.version)
     store.sweep(name)
+    for info in belonging:
+        store.delete(info.key)
+    return sum(info.nbytes for info in belonging)
+
+
+def _belonging(corpus: Corpus, tier: Tier) -> list[ObjectInfo]:
+    """Objects on a tier that are of this version and of no other; what a killed release left, too."""
+    store, name = tier.store, corpus.name
+    others = [version for version in catalog.versions(store, name) if version != corpus.version]
+    kept = {key for version in others for key in _named(catalog.load(store, name, version)[1])}
     gone = set(map(corpus.key, _named(corpus.contents) - kept))
     inside = {corpus.key(f"{INTERNAL}/{folder}") for folder in ("manifests", "quarantine", "probes")}
-    freed = 0
-    for info in list(store.list(name)):
-        internal = not others and info.key.rpartition("/")[0] in inside
-        if info.key in gone or internal:
-            store.delete(info.key)
-            freed += info.nbytes
-    return freed
+    return [
+        info
+        for info in store.list(name)
+        if info.key in gone or (not others and info.key.rpartition("/")[0] in inside)
+    ]
 
 
 def _named(manifest: Manifest) -> set[str]:

@@ -79,7 +79,9 @@ class _ShardState:
     crcs: Sequence[int] = ()
     cached: bool | None = None
     """Whether the node cache had it when last asked; None before that."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    refetched: bool = False
+    """Whether the cache was asked again in this epoch, because its copy was bad."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class BlockReader:
@@ -128,7 +130,7 @@ class BlockReader:
         """Ask the cache again for what it refused or evicted."""
         for states in self._shards.values():
             for state in states:
-                state.cached = None
+                state.cached, state.refetched = None, False
 
     def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read one block of every chosen column.
@@ -202,7 +204,7 @@ class BlockReader:
                 error.tier, error.key = error.tier or state.tier.name, error.key or state.shard.key
                 if not left:
                     raise
-                self._replace(state, error)
+                self._replace(state, error, again=left < self._attempts - 1)
             else:
                 return
 
@@ -234,7 +236,9 @@ class BlockReader:
         """Where a block lies and, for Arrow, its CRC32C."""
         spans = state.spans
         if spans is None:
-            spans = state.spans = self._read_spans(state, self._layout or self.corpus.layout)
+            with state.lock:  # once for all threads
+                spans = state.spans or self._read_spans(state, self._layout or self.corpus.layout)
+                state.spans = spans
         return spans[block], state.crcs[block] if state.crcs else 0
 
     def _read_spans(self, state: _ShardState, layout: ZarrLayout) -> list[BlockSpan]:
@@ -293,13 +297,22 @@ class BlockReader:
         self._fetched(shard.nbytes)
         return data
 
-    def _replace(self, state: _ShardState, error: TieringError) -> None:
-        """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one."""
+    def _replace(self, state: _ShardState, error: TieringError, *, again: bool = False) -> None:
+        """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one.
+
+        Another thread may have done it already. With `again` it helped the caller nothing.
+        """
+        shard = state.shard
         with state.lock:
-            if state.cached and self.cache is not None:
-                state.cached = False
-                self._report(STORE_NAME, state, error)
-                self.cache.discard(state.shard.digest)
+            if self.cache is not None and state.cached is None:
+                return  # a bad copy was just discarded
+            if self.cache is not None and state.cached:
+                if not self.cache.verify(shard.digest, shard.nbytes):
+                    self._report(STORE_NAME, state, error)
+                    state.cached = False if state.refetched else None
+                    state.refetched = True
+                elif again:  # its disk gives other bytes each time
+                    state.cached = False
             else:
                 self._repair(state, error)
             if self._layout is not None:

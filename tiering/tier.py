@@ -223,12 +223,11 @@ def _normalise(url: str, name: str | None) -> tuple[str, str]:
         path = Path(rest)
         return (str(path), "file") if scheme == "file" else (f"block://{path}", "block")
     try:
-        check_url(url, f"tier {name!r}" if name else "a tier")
-    except ConfigError:
-        raise
-    except ValueError as error:
+        check_url(url, "a tier")
+    except ValueError:  # also of what is no url at all
         raise ConfigError(
-            f"the url of a tier is no url: {error}", hint="Example: 's3://bucket/prefix'"
+            f"the url of tier {name or scheme!r} carries credentials, a query or a fragment, or is none",
+            hint="""Give "s3://bucket/prefix" and options = {secret_access_key = "env:LAKE_SECRET"}""",
         ) from None
     if scheme == "memory":
         return f"memory://{rest}", "memory"

@@ -5,20 +5,33 @@ At random instants (the clock decides where, a seed decides when), and before ev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import signal
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 
+from tests.faults.cluster_work import NAME, SHARD_SIZE
+from tests.faults.terminal import Terminal
 from tests.faults.zygote import Zygote
+from tiering import ingest, open_corpus, open_tier, plan_move, verify
+from tiering.errors import NotFound
 from tiering.stores.block import format_volume
 
 ROUNDS = int(os.environ.get("TIERING_KILL_ROUNDS", "100"))
 """Kills of ingest, and as many of move."""
+
+STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "4"))
+"""Kill before every change (1) or every fourth, where an arrow ingest and move get every one anyway."""
 
 COUNT = 96
 SMALL_COUNT = 20
@@ -85,7 +98,8 @@ def test_move_killed_at_random_is_finished_by_the_next(
         found = zygote.value("move_again", str(folder), str(place), form, 1, COUNT)
         seen["after" if found == "whole" else "middle" if some else "before"] += 1
         shutil.rmtree(place)
-    assert zygote.value("look", str(folder), form, 1, COUNT) == "whole"
+    assert zygote.value("look", str(folder), form, 1, COUNT) == "whole"  # the source has not suffered
+    zygote.value("look_plainly", str(folder), form, 1, COUNT)
     assert_hit_in_the_middle(seen, rounds)
 
 
@@ -144,12 +158,14 @@ def test_move_to_a_volume_killed_at_random_is_finished_by_the_next(
         assert seen["absent"] > rounds // 10, seen
 
 
-def kill_at_every_change(zygote: Zygote, tmp_path: Path, job: str, setup: Any, again: str, *facts: Any) -> Counter[str]:
+def kill_at_every_change(
+    zygote: Zygote, tmp_path: Path, job: str, setup: Any, again: str, *facts: Any, stride: int = 1
+) -> Counter[str]:
     """Do `job` once for each change of the disk that it makes, killed just before it; then `again`."""
     seen: Counter[str] = Counter()
-    for step in range(MAX_STEPS):
+    for step in range(0, MAX_STEPS, stride):
         arguments = setup(tmp_path / str(step))
-        outcome = zygote.run("kill_at", step, step % 2 == 0, job, *arguments)
+        outcome = zygote.run("kill_at", step, step // stride % 2 == 0, job, *arguments)
         assert outcome.error is None, (step, outcome.error)
         try:
             seen[zygote.value(again, *arguments, *facts)] += 1
@@ -161,21 +177,24 @@ def kill_at_every_change(zygote: Zygote, tmp_path: Path, job: str, setup: Any, a
     raise AssertionError(f"{job} makes more than {MAX_STEPS} changes")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "stride"), [("arrow", 1), ("zarr", STRIDE)])
 def test_ingest_killed_before_every_change_is_finished_by_the_next(
-    zygote: Zygote, tmp_path: Path, form: str
+    zygote: Zygote, tmp_path: Path, form: str, stride: int
 ) -> None:
     facts = (form, 1, SMALL_COUNT)
     seen = kill_at_every_change(
-        zygote, tmp_path, "ingest_rows", lambda folder: [str(folder), *facts], "ingest_again"
+        zygote, tmp_path, "ingest_rows", lambda folder: [str(folder), *facts], "ingest_again", stride=stride
     )
-    assert seen["absent"] > 20
-    assert seen["whole"] > 5
+    assert seen["absent"] * stride > 20
+    assert seen["whole"] * stride > 5
 
 
-@pytest.mark.parametrize(("form", "job"), [("arrow", "move_rows"), ("zarr", "move_rows"), ("arrow", "demote_rows")])
+@pytest.mark.parametrize(
+    ("form", "job", "stride"),
+    [("arrow", "move_rows", 1), ("zarr", "move_rows", STRIDE), ("arrow", "demote_rows", STRIDE)],
+)
 def test_move_killed_before_every_change_is_finished_by_the_next(
-    zygote: Zygote, tmp_path: Path, form: str, job: str
+    zygote: Zygote, tmp_path: Path, form: str, job: str, stride: int
 ) -> None:
     facts = (form, 1, SMALL_COUNT)
     zygote.value("ingest_rows", str(tmp_path / "source"), *facts)
@@ -184,7 +203,8 @@ def test_move_killed_before_every_change_is_finished_by_the_next(
         shutil.copytree(tmp_path / "source", folder / "from")
         return [str(folder / "from"), str(folder / "to")]
 
-    seen = kill_at_every_change(zygote, tmp_path, job, setup, job.replace("rows", "again"), *facts)
+    again = job.replace("rows", "again")
+    seen = kill_at_every_change(zygote, tmp_path, job, setup, again, *facts, stride=stride)
     assert len(seen) > 1, seen
 
 
@@ -198,9 +218,9 @@ def test_move_to_a_volume_killed_before_every_change_is_finished_by_the_next(
     def setup(folder: Path) -> list[str]:
         return [source, fresh_volume(volume, folder)]
 
-    seen = kill_at_every_change(zygote, tmp_path, "move_rows", setup, "move_again", *facts)
-    assert seen["absent"] > 20
-    assert seen["whole"] > 5
+    seen = kill_at_every_change(zygote, tmp_path, "move_rows", setup, "move_again", *facts, stride=STRIDE)
+    assert seen["absent"] * STRIDE > 20
+    assert seen["whole"] * STRIDE > 5
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -214,3 +234,58 @@ def test_killed_ingest_shows_nothing_through_other_content_of_its_name(
         zygote.run("kill_at", dice.randrange(60, 120), False, "ingest_rows", place, "zarr", 1, COUNT)
         seen[zygote.value("ingest_other", place, form, 2, SMALL_COUNT)] += 1
     assert seen["absent"] >= 4, seen
+
+
+CLUSTER_ROUNDS = max(1, ROUNDS // 50)
+
+
+def write_text(path: Path, nbytes: int) -> Path:
+    path.write_bytes(random.Random("text").randbytes(nbytes))
+    return path
+
+
+def cluster_work(text: Path, folder: Path) -> Terminal:
+    command = [sys.executable, "-m", "tests.faults.cluster_work", text, folder]
+    return Terminal(command, text.parent)
+
+
+def check_places(text: Path, folder: Path) -> list[str]:
+    """Which tiers hold the text now, whole; anything else than whole or absent fails."""
+    found = []
+    for name in ("lake", "disk"):
+        tier = open_tier(folder / name)
+        with contextlib.suppress(NotFound):
+            corpus = open_corpus(tier, NAME)
+            report = verify(corpus)
+            assert report.ok
+            assert not report.extra
+            rows = zarr.open_group(f"{tier.url}/{corpus.name}", mode="r")["tokens"][:]
+            assert rows.reshape(-1)[: text.stat().st_size].astype(np.uint8).tobytes() == text.read_bytes()
+            found.append(name)
+    return found
+
+
+def test_cluster_killed_at_random_is_finished_by_the_next(tmp_path: Path) -> None:
+    dice = random.Random("cluster")
+    text = write_text(tmp_path / "text", 1 << 19)
+    with cluster_work(text, tmp_path / "trial") as trial:
+        trial.wait_for("cluster is up")
+        began_at = time.monotonic()
+        trial.wait_for("moved")
+        seconds = time.monotonic() - began_at
+        assert trial.end() == 0, trial
+    for lap in range(CLUSTER_ROUNDS):
+        with cluster_work(text, tmp_path / "work") as victim:
+            victim.wait_for("cluster is up")
+            victim.read_for(dice.uniform(0, seconds), "moved")
+            if lap % 2:  # the workers find out by themselves that nobody commands them any more
+                victim.process.kill()
+            else:
+                os.killpg(victim.process.pid, signal.SIGKILL)
+            assert victim.end() in (-signal.SIGKILL, 0)
+        check_places(text, tmp_path / "work")
+    lake, disk = open_tier(tmp_path / "work" / "lake"), open_tier(tmp_path / "work" / "disk")
+    corpus = ingest(text, lake, NAME, reader="text", shard_size=SHARD_SIZE)
+    plan_move(corpus, disk).run()
+    assert check_places(text, tmp_path / "work") == ["lake", "disk"]
+    assert not list((tmp_path / "work" / "disk").rglob(".tmp-*"))

@@ -6,6 +6,7 @@ whose runtime does not survive a fork. Run as a module it is that process; `Zygo
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -15,7 +16,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,6 +80,7 @@ def serve() -> None:
     """Answer jobs on standard input until it ends."""
     from tests.faults import work
 
+    gc.disable()  # children share the pages of what was imported; a collection would copy them all
     for line in sys.stdin:
         job, arguments, kill_after_seconds = json.loads(line)
         assert len(os.listdir("/proc/self/task")) == 1, "forking with threads"
@@ -129,11 +130,6 @@ def _work(job: Any, arguments: list[Any], write_end: int) -> None:
     with open(write_end, "w") as answer:
         json.dump(told, answer)
     os._exit(0)
-
-
-def leftovers(root: Path) -> list[str]:
-    """Unfinished writes below `root`."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob(".tmp-*"))
 
 
 if __name__ == "__main__":

@@ -1,127 +1,24 @@
-"""Device slots on the host: the same slot logic with numpy for cupy and `os.preadv` for kvikio."""
+"""Device slots on the host: the same slot logic on a device without a GPU."""
 
 import contextlib
-import ctypes
 import gc
-import itertools
 import logging
 import os
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from loaders import Loader, gpu_device
+from loaders import Loader
 from loaders.gpu import CudaSlots, ReadPath, SlotFences, aligned_rows
-from loaders.gpu_device import RawFiles, open_device, prove
 from loaders.slots import Batch, HostSlots, Slots
 from loaders.window import WindowFeed, slots_needed
-from tiering import Corpus, NodeCache, Tier, ingest, open_tier
-from tiering.digest import Hasher
-from tiering.errors import CapacityExceeded, Corrupt, UsageError
-from tiering.reader import BlockReader, RawBlock
-
-ROWS, BLOCK_ROWS = 700, 16
-TOKENS = np.random.default_rng(3).integers(0, 1 << 16, (ROWS, 96), dtype=np.uint16)
-LABELS = np.arange(ROWS, dtype=np.int64)
-MASKS = np.random.default_rng(5).integers(0, 2, (ROWS, 3, 5)).astype(np.bool_)
-COLUMNS = {"tokens": TOKENS, "label": LABELS, "mask": MASKS}
-
-
-class HostFile:
-    """Like `kvikio.CuFile`."""
-
-    def __init__(self, path: Path, cut: int = 0) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
-        self._cut = cut
-        self.closed = False
-        self.preads = 0
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def pread(self, buf: Any, size: int, file_offset: int) -> Any:
-        assert not self.closed
-        assert buf.nbytes >= size
-        self.preads += 1
-        done = os.preadv(self._fd, [memoryview(buf)[: size - self._cut]], file_offset)
-        return SimpleNamespace(get=lambda: done)
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-        os.close(self._fd)
-
-
-class HostEvent:
-    def __init__(self) -> None:
-        self.waits = 0
-
-    def synchronize(self) -> None:
-        self.waits += 1
-
-
-class HostDevice:
-    """A `Device` without a GPU."""
-
-    name = "host"
-    arrays: Any = np
-
-    def __init__(self, *, compat: bool = False, cut: int = 0, error: type[Exception] | None = None) -> None:
-        self.compat = compat
-        self.files: list[HostFile] = []
-        self.events: list[HostEvent] = []
-        self._cut, self._error = cut, error
-
-    @property
-    def preads(self) -> int:
-        return sum(file.preads for file in self.files)
-
-    def active(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def memory(self, nbytes: int) -> Any:
-        return np.full(nbytes, 0xA5, np.uint8)
-
-    def record(self) -> tuple[int, HostEvent]:
-        self.events.append(HostEvent())
-        return 0, self.events[-1]
-
-    def pinned(self, nbytes: int) -> Any:
-        return np.empty(nbytes, np.uint8)
-
-    def copy(self, host: Any, memory: Any) -> None:
-        assert host.nbytes == memory.nbytes
-        memory[:] = host
-
-    def open(self, path: Path) -> HostFile:
-        if self._error:
-            raise self._error("cannot open")
-        self.files.append(HostFile(path, self._cut))
-        return self.files[-1]
-
-
-def make(tier: Tier, form: str = "zarr", codec: str | None = None) -> Corpus:
-    source: Any = COLUMNS
-    if form == "arrow":
-        tokens = pa.FixedSizeListArray.from_arrays(pa.array(TOKENS.reshape(-1)), 96)
-        source = pa.table({"tokens": tokens, "label": LABELS})
-    return ingest(
-        source,
-        tier,
-        "web",
-        format=form,
-        shard_size="20KiB",
-        block_rows=BLOCK_ROWS,
-        codec=codec,
-        progress=False,
-    )
+from tests.gpu.host_device import BLOCK_ROWS, ROWS, TOKENS, HostDevice, HostEvent, flip, make, shard_file
+from tiering import Corpus, NodeCache, open_tier
+from tiering.errors import Unavailable
+from tiering.reader import BlockReader
 
 
 def batches(corpus: Corpus, make_slots: type[HostSlots] | Any, reader: BlockReader) -> Iterator[Batch]:
@@ -155,18 +52,6 @@ def run(corpus: Corpus, device: HostDevice, cache: NodeCache | None = None) -> R
     used[0].close()
     assert all(file.closed for file in device.files)
     return used[0].path
-
-
-def shard_file(corpus: Corpus, root: Path, column: str = "tokens", shard: int = 0) -> Path:
-    table = corpus.manifest.to_pylist()
-    (key,) = [row["key"] for row in table if (row["column"], row["shard"]) == (column, shard)]
-    return root / "web" / str(key)
-
-
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
 
 
 def test_raw_zarr_on_a_file_tier_is_read_direct(tmp_path: Path) -> None:
@@ -210,7 +95,7 @@ def test_shards_in_the_node_cache_are_read_direct_and_the_others_are_not(tmp_pat
         assert path.direct > 0
 
 
-def test_a_bad_shard_in_the_node_cache_is_read_from_its_tier(tmp_path: Path) -> None:
+def test_a_bad_shard_in_the_node_cache_is_fetched_anew(tmp_path: Path) -> None:
     corpus = make(open_tier(f"memory://gpu-slots-bad-{tmp_path.name}", name="far"))
     with contextlib.closing(NodeCache(tmp_path / "cache", "10MB")) as cache:
         run(corpus, HostDevice(), cache)
@@ -218,8 +103,8 @@ def test_a_bad_shard_in_the_node_cache_is_read_from_its_tier(tmp_path: Path) -> 
             if name.is_file():
                 flip(name, 7)
         path = run(corpus, HostDevice(), cache)
-    assert path.direct == 0
-    assert path.host > 0
+        assert path.direct > 0
+        assert cache.status().used_bytes == corpus.nbytes
 
 
 def test_blocks_read_direct_are_counted_by_the_reader(tmp_path: Path) -> None:
@@ -234,19 +119,6 @@ def test_blocks_read_direct_are_counted_by_the_reader(tmp_path: Path) -> None:
         before[0] + nbytes,
         before[1] + nbytes,
     )
-    slots.close()
-
-
-def test_a_damaged_shard_is_found_before_any_of_its_bytes_are_read(tmp_path: Path) -> None:
-    corpus = make(open_tier(tmp_path / "lake", name="lake"))
-    flip(shard_file(corpus, tmp_path / "lake"), 4096 + 3)  # in block 1
-    device = HostDevice()
-    slots = CudaSlots(BlockReader(corpus, ["tokens"]), 2, device)
-    with pytest.raises(Corrupt, match="no good copy"):
-        slots.read(0, 0, 0)
-    assert device.preads == 0
-    slots.read(1, 0, 1)  # the next shard is good
-    assert device.preads == 1
     slots.close()
 
 
@@ -272,36 +144,6 @@ def test_a_damaged_shard_is_healed_from_another_tier_and_read_direct(tmp_path: P
     assert file.read_bytes() == good
     assert reader.counts.damaged == [("disk", corpus.key(file.relative_to(tmp_path / "disk/web").as_posix()))]
     assert slots.path.direct == 1
-    slots.close()
-
-
-def test_a_shard_is_hashed_once_and_again_after_its_file_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed: list[object] = []
-
-    class Counted(Hasher):
-        def hexdigest(self) -> str:
-            hashed.append(self)
-            return super().hexdigest()
-
-    monkeypatch.setattr(gpu_device, "Hasher", Counted)
-    corpus = make(open_tier(tmp_path / "lake", name="lake"))
-    reader = BlockReader(corpus, ["tokens"])
-    for _ in range(2):
-        slots = CudaSlots(reader, 2, HostDevice())
-        slots.read(0, 0, 0)
-        slots.read(0, 1, 1)
-        slots.close()
-    assert len(hashed) == 1
-    slots = CudaSlots(reader, 2, HostDevice())
-    slots.read(0, 0, 0)
-    file = shard_file(corpus, tmp_path / "lake")
-    flip(file, 1)
-    os.utime(file, ns=(1, 1))
-    with pytest.raises(Corrupt):
-        slots.read(0, 0, 0)
-    assert len(hashed) == 2
     slots.close()
 
 
@@ -345,6 +187,34 @@ def test_a_slot_is_overwritten_only_after_the_gathers_that_read_it(tmp_path: Pat
     assert all(file.closed for file in device.files)
 
 
+def test_a_forked_child_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = HostDevice()
+    slots = CudaSlots(BlockReader(make(open_tier(tmp_path / "lake", name="lake"))), 1, device)
+    slots.read(0, 0, 0)
+    slots.gather(slots.new_batch(1), 0, np.array([0]), np.array([0]))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    slots.close()
+    assert device.events[0].waits == 0
+    assert not any(file.closed for file in device.files)
+    for file in device.files:
+        file.close()
+
+
+def test_a_tier_that_does_not_answer_is_no_reason_for_host_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = BlockReader(make(open_tier(tmp_path / "lake", name="lake")))
+
+    def fail(column: str, shard: int, block: int) -> None:
+        raise Unavailable("gone")
+
+    monkeypatch.setattr(reader, "raw_block", fail)
+    slots = CudaSlots(reader, 1, HostDevice())
+    with pytest.raises(Unavailable):
+        slots.read(0, 0, 0)
+    assert slots.path.host == 0
+
+
 def test_slot_fences_keep_the_last_event_of_each_stream() -> None:
     fences, events = SlotFences(2), [HostEvent() for _ in range(3)]
     for stream, event in zip([7, 8, 7], events, strict=True):
@@ -373,195 +243,3 @@ def test_slots_begin_on_pages_and_read_nothing_of_the_crc(tmp_path: Path) -> Non
     slots.gather(batch, 0, np.array([0, 1]), np.array([BLOCK_ROWS - 1, 0]))
     np.testing.assert_array_equal(batch["tokens"], TOKENS[[2 * BLOCK_ROWS - 1, 0]])
     slots.close()
-
-
-def test_raw_files_stay_below_their_limit_and_are_closed_after_use(tmp_path: Path) -> None:
-    corpus = make(open_tier(tmp_path / "lake", name="lake"))
-    reader = BlockReader(corpus, ["tokens"])
-    raws = [raw for shard in range(3) if (raw := reader.raw_block("tokens", shard, 0))]
-    opened: list[HostFile] = []
-
-    def open_file(path: Path) -> HostFile:
-        opened.append(HostFile(path))
-        return opened[-1]
-
-    files = RawFiles(open_file, 2)
-    for raw in (raws[0], raws[1], raws[0], raws[2]):
-        with files.proven(raw):
-            pass
-    assert [file.closed for file in opened] == [False, True, False]
-    with files.proven(raws[0]) as used:
-        files.close()
-        assert not opened[0].closed
-        assert used is opened[0]
-    assert all(file.closed for file in opened)
-
-
-def test_raw_files_that_were_deleted_are_closed(tmp_path: Path) -> None:
-    corpus = make(open_tier(tmp_path / "lake", name="lake"))
-    raw = BlockReader(corpus, ["tokens"]).raw_block("tokens", 0, 0)
-    assert raw is not None
-    files = RawFiles(HostFile, 9)
-    with files.proven(raw) as file:
-        raw.file.path.unlink()
-    assert isinstance(file, HostFile)
-    assert file.closed
-
-
-def test_a_shard_is_proven_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = make(open_tier(tmp_path / "lake", name="lake"))
-    raw = BlockReader(corpus, ["tokens"]).raw_block("tokens", 0, 0)
-    assert raw is not None
-    inside, most = itertools.count(1), []
-    barrier = threading.Lock()
-
-    def alone(raw: RawBlock, descriptor: int) -> None:
-        assert barrier.acquire(blocking=False)
-        most.append(next(inside))
-        prove(raw, descriptor)
-        barrier.release()
-
-    monkeypatch.setattr(gpu_device, "prove", alone)
-    files = RawFiles(HostFile, 4)
-
-    def use() -> None:
-        with files.proven(raw):
-            pass
-
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) == 8
-    files.close()
-
-
-@pytest.mark.parametrize(
-    "name", ["cuda", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "CUDA:0", "", "cuda:99999"]
-)
-def test_a_malformed_device_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"is no device.*'cuda:0'"):
-        open_device(name)
-
-
-class FakeArray(np.ndarray[Any, Any]):
-    """Like `cupy.ndarray`."""
-
-    @property
-    def data(self) -> Any:
-        address = self.ctypes.data
-
-        def copy(source: int, nbytes: int, stream: Any) -> None:
-            ctypes.memmove(address, source, nbytes)
-
-        return SimpleNamespace(ptr=address, copy_from_host_async=copy)
-
-
-class FakeDevices:
-    """A driver, cupy and kvikio, each of which can be missing or broken."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, result: int = 0, count: int = 2) -> None:
-        self.threads = 1
-        self._patch = monkeypatch
-        stream = SimpleNamespace(ptr=5, synchronize=lambda: None, record=lambda event: event)
-        self.cuda = SimpleNamespace(
-            runtime=SimpleNamespace(getDeviceCount=lambda: count),
-            Device=lambda number: contextlib.nullcontext(number),
-            Stream=lambda non_blocking: stream,
-            Event=lambda block, disable_timing: HostEvent(),
-            get_current_stream=lambda: stream,
-            alloc_pinned_memory=bytearray,
-        )
-        self.cupy = SimpleNamespace(cuda=self.cuda, empty=self.empty, asarray=np.asarray, take=np.take)
-        defaults = SimpleNamespace(
-            is_compat_mode_preferred=lambda: True,
-            get={"num_threads": self.threads}.__getitem__,
-            set=lambda _name, value: setattr(self, "threads", value),
-        )
-        driver = SimpleNamespace(cuInit=lambda flags: result)
-        monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-        self.set("cupy", self.cupy)
-        self.set("kvikio", SimpleNamespace(CuFile=lambda path, flags: HostFile(path)))
-        self.set("kvikio.defaults", defaults)
-        monkeypatch.delenv("KVIKIO_NTHREADS", raising=False)
-
-    def set(self, name: str, module: Any) -> None:
-        self._patch.setitem(sys.modules, name, module)
-
-    def empty(self, shape: Any, dtype: Any) -> Any:
-        return np.empty(shape, dtype).view(FakeArray)
-
-
-def test_loader_on_a_gpu_gives_the_batches_of_the_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fakes = FakeDevices(monkeypatch)
-    for codec in (None, "zstd"):
-        corpus = make(open_tier(tmp_path / f"lake-{codec}", name="lake"), codec=codec)
-        host, device = Loader(corpus, 32), Loader(corpus, 32, device="cuda:1")
-        for left, right in zip(host, device, strict=True):
-            for name, values in left.items():
-                assert isinstance(right[name], FakeArray)
-                np.testing.assert_array_equal(right[name], values)
-    assert fakes.threads == gpu_device.KVIKIO_THREADS
-    assert open_device("cuda:1").memory(10).data.ptr % 4096 == 0
-
-
-def test_kvikio_keeps_the_threads_its_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = FakeDevices(monkeypatch)
-    monkeypatch.setenv("KVIKIO_NTHREADS", "1")
-    assert open_device("cuda:0").name == "cuda:0"
-    assert fakes.threads == 1
-
-
-def test_a_full_gpu_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = FakeDevices(monkeypatch)
-
-    def empty(shape: Any, dtype: Any) -> Any:
-        raise MemoryError
-
-    fakes.cupy.empty = empty
-    with pytest.raises(CapacityExceeded, match=r"cuda:0 has no room for 77 bytes.*window_blocks"):
-        open_device("cuda:0").memory(77)
-
-
-def test_what_a_gpu_needs_and_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeDevices(monkeypatch, result=100)
-    with pytest.raises(UsageError, match=r"driver reports error 100.*device='cpu'"):
-        open_device("cuda:0")
-    FakeDevices(monkeypatch)
-    with pytest.raises(UsageError, match=r"sees 2 GPU\(s\).*'cuda:1'"):
-        open_device("cuda:2")
-    FakeDevices(monkeypatch, count=0)
-    with pytest.raises(UsageError, match=r"sees 0 GPU\(s\).*device='cpu'"):
-        open_device("cuda:0")
-    for module in ("cupy", "kvikio"):
-        FakeDevices(monkeypatch).set(module, None)
-        with pytest.raises(UsageError, match=rf"{module} cannot be imported.*corpus-tiering\[gpu\]"):
-            open_device("cuda:0")
-
-
-def test_a_driver_too_old_for_cupy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> int:
-        raise RuntimeError("CUDA driver version is insufficient")
-
-    FakeDevices(monkeypatch).cuda.runtime.getDeviceCount = fail
-    with pytest.raises(UsageError, match="cupy cannot use the GPU: CUDA driver version is insufficient"):
-        open_device("cuda:0")
-
-
-def _has_driver() -> bool:
-    with contextlib.suppress(OSError):
-        return bool(ctypes.CDLL("libcuda.so.1"))
-    return False
-
-
-@pytest.mark.skipif(_has_driver(), reason="this machine has an NVIDIA driver")
-@pytest.mark.parametrize("name", ["cuda:0", "cuda:99"])
-def test_loader_without_a_driver_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    loader = Loader(make(open_tier(tmp_path / "lake", name="lake")), 32, device=name)
-    with pytest.raises(UsageError, match=f"device = '{name}': no NVIDIA driver here.*device='cpu'"):
-        next(iter(loader))
-    assert "kvikio" not in sys.modules
-    assert "cupy" not in sys.modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import pickle
@@ -34,6 +35,11 @@ def corpus() -> Iterator[Corpus]:
     """600 rows in shards of 64, the last one shorter."""
     with memory_corpus(600, 16, 4) as made:
         yield made
+
+
+def joined(*ranks: list[list[int]]) -> list[list[int]]:
+    """The global batches of some ranks."""
+    return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
 def reading_threads() -> list[str]:
@@ -77,9 +83,9 @@ def test_loader_gives_every_rank_the_batches_of_the_oracle(data: st.DataObject) 
                 assert found == wanted
                 assert len(loader) == len(wanted)
                 ranks.append(found)
-            batches[world] = [sum(parts, []) for parts in zip(*ranks, strict=True)]
-        assert all(joined == batches[1] for joined in batches.values())
-        counts = Counter(row for joined in batches[1] for row in joined)
+            batches[world] = joined(*ranks)
+        assert all(found == batches[1] for found in batches.values())
+        counts = Counter(row for rows_of_batch in batches[1] for row in rows_of_batch)
         assert set(counts.values()) == {1}
         if not drop_last:
             assert sorted(counts) == list(range(rows))
@@ -95,8 +101,7 @@ def test_loader_resumes_at_every_step_with_every_world_size(
     loader.set_epoch(5)
     whole = promised(loader.order, 24, epoch=5, drop_last=drop_last)
     states = [loader.state_dict()]
-    for _ in loader:
-        states.append(loader.state_dict())
+    states += [loader.state_dict() for _ in loader]
     assert len(states) == len(whole) + 1
     assert states[-1] == {**states[0], "epoch": 6}
     for step, state in enumerate(states[:-1]):
@@ -105,7 +110,7 @@ def test_loader_resumes_at_every_step_with_every_world_size(
             ranks = [Loader(corpus, batch, rank=r, world_size=world, **options) for r in range(world)]
             for rank in ranks:
                 rank.load_state_dict(json.loads(json.dumps(state)))
-            following = [sum(parts, []) for parts in zip(*map(seen, ranks), strict=True)]
+            following = joined(*map(seen, ranks))
             assert following == whole[step:]
             assert {json.dumps(rank.state_dict()) for rank in ranks} == {json.dumps(states[-1])}
 
@@ -262,7 +267,7 @@ def test_loader_arguments_that_do_not_fit_are_refused(corpus: Corpus, options: d
 
 def test_loader_reads_only_the_columns_asked_for(corpus: Corpus) -> None:
     loader = Loader(corpus, 32, columns=["pair"])
-    found = [batch for batch in loader]
+    found = list(loader)
     assert [sorted(batch) for batch in found] == [["pair"]] * len(found)
     wanted = promised(loader.order, 32)
     assert all(
@@ -281,7 +286,7 @@ def test_loader_column_that_is_not_there_is_refused_with_those_that_are(corpus: 
 def test_loader_ragged_column_is_refused_by_name_and_others_can_be_read(tmp_path: Any) -> None:
     table = pa.table({"row": pa.array(range(64), pa.int64()), "text": ["x" * (n % 5) for n in range(64)]})
     corpus = ingest(table, open_tier(tmp_path), "c", progress=False)
-    with pytest.raises(UsageError, match="column 'text'.*no fixed shape"):
+    with pytest.raises(UsageError, match=r"column 'text'.*no fixed shape"):
         Loader(corpus, 8)
     loader = Loader(corpus, 8, columns=["row"])
     assert [batch["row"].tolist() for batch in loader] == promised(loader.order, 8)
@@ -311,14 +316,14 @@ def test_loader_transform_that_raises_leaves_no_thread_and_loses_no_batch(
         return batch
 
     loader = Loader(corpus, 32, transform=transform)
-    rows = []
+    rows: list[list[int]] = []
     with pytest.raises(kind):
-        for batch in loader:
-            rows.append(batch["row"].tolist())
+        rows.extend(batch["row"].tolist() for batch in loader)
     gc.collect()
     assert not reading_threads()
     state = loader.state_dict()
     loader.load_state_dict(state)
+    assert len(rows) == 3
     assert rows + seen(loader) == promised(loader.order, 32)
 
 
@@ -340,7 +345,7 @@ def test_loader_passes_on_errors_of_the_tier_and_goes_on_later(
         with monkeypatch.context() as patch:
             patch.setattr(MemoryStore, "read_into", broken)
             # A shard that is not found is looked for on other tiers, of which there are none.
-            with pytest.raises(OSError, match="no answer|no other tier"):
+            with pytest.raises(OSError, match=r"no answer|no other tier"):
                 next(iter(loader))
         assert not reading_threads()
         loader.load_state_dict(state)

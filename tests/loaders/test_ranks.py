@@ -63,9 +63,8 @@ def test_lanes_chosen_by_default_fit_or_the_hint_names_some_that_do(batch_size: 
     try:
         lanes = choose_lanes(None, batch_size, world_size)
     except UsageError as error:
-        assert error.hint is not None
-        lanes = int(error.hint.partition("[")[2].partition("]")[0].split(",")[0])
-        assert choose_lanes(lanes, batch_size, world_size) == lanes
+        named = (error.hint or "").partition("[")[2].partition("]")[0].split(",")
+        lanes = choose_lanes(int(named[0]), batch_size, world_size)
     else:
         assert lanes <= MAX_LANES
     assert batch_size * world_size % lanes == 0

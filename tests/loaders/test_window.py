@@ -1,4 +1,4 @@
-"""The feed against the order itself, over slots that hold row numbers: sharing, deadlocks, resumes, errors."""
+"""The feed against the order itself, over slots that hold row numbers: sharing, resumes, errors."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ app = typer.Typer(help="Block volumes: raw devices, or images that act as one.",
 
 VolumeArgument = Annotated[Path, typer.Argument(help="The image or device.")]
 IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="Index database; beside an image by default, required for a device.")
+    Path | None,
+    typer.Option("--index", help="Index database; beside an image by default, required for a device."),
 ]
 
 
@@ -30,7 +31,9 @@ def format_command(
     size: Annotated[
         str | None, typer.Option(help='Size of a new image, such as "10GiB"; a device is used whole.')
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Format although something is on it. It is lost.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Format although something is on it. It is lost.")
+    ] = False,
     index: IndexOption = None,
 ) -> None:
     """Make an image or device a block tier. Refuses what carries data, unless --force.

@@ -21,7 +21,9 @@ from tiering.tier import Tier
 
 TierArgument = Annotated[str, typer.Argument(help="Tier: a name from the configuration, a path or a url.")]
 NameArgument = Annotated[str, typer.Argument(help="Name of the corpus.")]
-VersionOption = Annotated[int | None, typer.Option("--version", help="Number of a version; the newest by default.")]
+VersionOption = Annotated[
+    int | None, typer.Option("--version", help="Number of a version; the newest by default.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,9 @@ def ingest_command(
     paths: Annotated[list[str], typer.Argument(help="Files or folders.")],
     tier: Annotated[str, typer.Option("--to", help="Tier to write to.")],
     name: Annotated[str, typer.Option("--name", help="Name of the new corpus.")],
-    reader: Annotated[str | None, typer.Option(help="text or parquet; by default from the file names.")] = None,
+    reader: Annotated[
+        str | None, typer.Option(help="text or parquet; by default from the file names.")
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="zarr or arrow; by default what suits the input.")
     ] = None,
@@ -85,14 +89,21 @@ def ls_command(context: typer.Context, tier: TierArgument) -> None:
             rows.append(_facts(open_corpus(place, name)))
         except TieringError as error:
             rows.append({"name": name, "problem": str(error)})
-    table = Table("name", "version", "format", "rows", "bytes", "shards", title=f"Corpora on {escape(place.name)}")
+    table = Table(
+        "name", "version", "format", "rows", "bytes", "shards", title=f"Corpora on {escape(place.name)}"
+    )
     for row in rows:
         if "problem" in row:
             table.add_row(escape(row["name"]), f"[red]{escape(row['problem'])}")
             continue
         size = format_bytes(row["bytes"])
         table.add_row(
-            escape(row["name"]), str(row["version"]), row["format"], f"{row['rows']:,}", size, str(row["shards"])
+            escape(row["name"]),
+            str(row["version"]),
+            row["format"],
+            f"{row['rows']:,}",
+            size,
+            str(row["shards"]),
         )
     empty = "No corpus here. 'tiering ingest' makes one."
     session.result({"tier": place.name, "corpora": rows}, table if rows else empty)
@@ -131,7 +142,9 @@ def move_command(
     Prints what it will cost first. Running it again skips what is there and right.
     """
     session = Session.of(context)
-    plan = plan_move(open_corpus(session.source(source), name, version), session.tier(target), release=release_source)
+    plan = plan_move(
+        open_corpus(session.source(source), name, version), session.tier(target), release=release_source
+    )
     planned: dict[str, Any] = {
         "bytes": plan.nbytes,
         "requests": plan.requests,
@@ -145,7 +158,12 @@ def move_command(
     session.say(escape(str(plan)))
     with session.client() as client:
         report = plan.run(client, progress=session.progress)
-    done = {"moved": report.moved, "skipped": report.skipped, "bytes": report.nbytes, "seconds": report.seconds}
+    done = {
+        "moved": report.moved,
+        "skipped": report.skipped,
+        "bytes": report.nbytes,
+        "seconds": report.seconds,
+    }
     session.result(
         {"ok": True, "plan": planned, **done},
         f"{report.moved} shards moved, {report.skipped} were there; {format_bytes(report.nbytes)}"
@@ -169,7 +187,9 @@ def verify_command(
         "extra": list(report.extra),
     }
     verdict = "[green]whole" if report.ok else "[bold red]damaged"
-    text = [f"{escape(name)} on {escape(corpus.tier.name)}: {verdict}[/], {format_bytes(report.nbytes)} verified"]
+    text = [
+        f"{escape(name)} on {escape(corpus.tier.name)}: {verdict}[/], {format_bytes(report.nbytes)} verified"
+    ]
     for kind in ("missing", "corrupt", "extra"):
         text += [f"  {kind}: {escape(key)}" for key in getattr(report, kind)]
     session.result(document, "\n".join(text))
@@ -182,7 +202,8 @@ def release_command(
     tier: TierArgument,
     name: NameArgument,
     proof: Annotated[
-        list[str] | None, typer.Option(help="Tier that holds another copy; by default all of the configuration.")
+        list[str] | None,
+        typer.Option(help="Tier that holds another copy; by default all of the configuration."),
     ] = None,
     min_copies: Annotated[int, typer.Option(help="Verified copies that must remain elsewhere.")] = 1,
 ) -> None:

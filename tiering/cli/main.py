@@ -88,22 +88,23 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
-    for entry in entry_points(group=COMMANDS):
-        entry.load()(app)
-    command = typer.main.get_command(app)
     try:
+        for entry in entry_points(group=COMMANDS):
+            entry.load()(app)
+        command = typer.main.get_command(app)
         code = command.main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
     except _WrongCommand as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        Console(stderr=True).print("Interrupted. Nothing is half done: run the same command again to go on.")
-        return INTERRUPTED
+        code = INTERRUPTED
     except TieringError as error:
         _show(error, as_json="--json" in arguments)
         return error.exit_code
     finally:
         close_stores()
+    if code == INTERRUPTED:  # typer itself makes this of a KeyboardInterrupt inside of a command
+        Console(stderr=True).print("Interrupted. Nothing is half done: run the same command again to go on.")
     return code if isinstance(code, int) else 0
 
 

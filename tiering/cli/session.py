@@ -53,7 +53,9 @@ class Session:
         """A tier that must be there, because something is to be read from it."""
         tier = self.tier(name)
         if tier.kind == "file" and not Path(tier.url).is_dir():
-            raise NotFound(f"tier {name!r} is a folder that does not exist: {tier.url}", hint="Look at its path")
+            raise NotFound(
+                f"tier {name!r} is a folder that does not exist: {tier.url}", hint="Look at its path"
+            )
         return tier
 
     @property
@@ -89,7 +91,8 @@ class Session:
             client = Client(parts.geturl(), timeout=_CONNECT_SECONDS)
         except OSError as error:
             raise Unavailable(
-                f"no scheduler answers at {self.scheduler!r}", hint="Start one: dask scheduler --host 127.0.0.1"
+                f"no scheduler answers at {self.scheduler!r}",
+                hint="Start one: dask scheduler --host 127.0.0.1",
             ) from error
         with client:
             yield client

@@ -72,9 +72,13 @@ def _run(
     try:
         corpus = open_corpus(job.source, job.corpus, job.version)
     except NotFound:
-        if job.kind == "demote" and open_corpus(job.target, job.corpus, job.version):
-            return JobResult(job.name, "nothing to do")  # an earlier run did all of it
-        raise
+        if job.kind != "demote":
+            raise
+        corpus = open_corpus(job.target, job.corpus, job.version)  # an earlier run came so far, or to the end
+        freed = 0
+        if not dry_run:
+            freed = release(corpus, job.source, min_copies=job.min_copies, client=client)
+        return JobResult(job.name, "done" if freed else "nothing to do", freed_bytes=freed)
     plan = plan_move(corpus, job.target)
     if announce is not None:
         announce(plan)

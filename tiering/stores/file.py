@@ -38,22 +38,25 @@ class FileStore(Store):
         fd = self._open(key)
         try:
             check_range(self.name, key, offset, buffer.nbytes, os.fstat(fd).st_size)
-            done = 0
-            while done < buffer.nbytes:
-                done += os.preadv(fd, [buffer[done:]], offset + done) or self._cut(key)
-        except Corrupt:
-            raise
-        except OSError as error:
-            self._fail(error, key)
+            self._fill(fd, key, offset, buffer)
+        finally:
+            os.close(fd)
+
+    def read(self, key: str) -> bytearray:
+        fd = self._open(key)  # once, so that the length and the bytes are of one object
+        try:
+            data = bytearray(os.fstat(fd).st_size)
+            self._fill(fd, key, 0, memoryview(data))
+            return data
         finally:
             os.close(fd)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         path = path_of(self.root, key)
-        if if_absent and path.exists():
-            raise Conflict("object exists already", tier=self.name, key=key)
         temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
         try:
+            if if_absent and path.exists():
+                raise Conflict("object exists already", tier=self.name, key=key)
             self._make_folder(path.parent)
             try:
                 info = self._write_temp(temp, key, buffers)
@@ -120,7 +123,7 @@ class FileStore(Store):
     def _open(self, key: str) -> int:
         path = path_of(self.root, key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would keep us waiting
         except OSError as error:
             self._fail(error, key)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -128,16 +131,26 @@ class FileStore(Store):
             raise NotFound("no such object", tier=self.name, key=key)
         return fd
 
+    def _fill(self, fd: int, key: str, offset: int, buffer: memoryview) -> None:
+        done = 0
+        try:
+            while done < buffer.nbytes:
+                done += os.preadv(fd, [buffer[done:]], offset + done) or self._cut(key)
+        except Corrupt:
+            raise
+        except OSError as error:
+            self._fail(error, key)
+
     def _cut(self, key: str) -> NoReturn:
         raise Corrupt("file became shorter while it was read", tier=self.name, key=key)
 
     def _make_folder(self, folder: Path) -> None:
         """Make `folder` and sync each parent that got a new entry."""
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        while not folder.is_dir():
+            self._make_folder(folder.parent)
+            with contextlib.suppress(FileNotFoundError):  # a racing delete removed the emptied parent
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(folder.parent)
 
     def _write_temp(self, temp: Path, key: str, buffers: Sequence[Buffer]) -> ObjectInfo:
         fd = self._create_temp(temp)
@@ -159,7 +172,7 @@ class FileStore(Store):
 
     def _create_temp(self, temp: Path) -> int:
         """Create and lock `temp`; while the lock is held, `sweep` knows that its writer lives."""
-        for _attempt in range(3):
+        for _attempt in range(100):
             try:
                 fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:  # an emptied folder was removed by a racing delete

@@ -33,6 +33,9 @@ class MemoryStore(Store):
         check_range(self.name, key, offset, buffer.nbytes, len(data))
         buffer[:] = memoryview(data)[offset : offset + buffer.nbytes]
 
+    def read(self, key: str) -> bytearray:
+        return bytearray(self._get(key)[0])
+
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         validate(key)
         data = b"".join(buffers)

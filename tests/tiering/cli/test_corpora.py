@@ -50,7 +50,7 @@ def test_ls_of_an_empty_tier_says_what_to_do(tiering: Any, tmp_path: Path) -> No
 
 
 def test_ls_of_a_damaged_corpus_names_it(tiering: Any, ingested: Path) -> None:
-    (ingested / "rows" / ".tiering" / "HEAD").write_bytes(b"{")
+    (ingested / "rows" / ".tiering" / "versions" / "00000001.json").write_bytes(b"{")
     assert "not JSON" in tiering("ls", ingested).out
 
 

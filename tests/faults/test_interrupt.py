@@ -1,0 +1,122 @@
+"""Ctrl-C and SIGTERM at any moment: the right exit code, one line, no process left, and the next run finishes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.terminal import MAIN, STARTED, Terminal, announcing
+from tiering import open_corpus, open_tier, verify
+from tiering.errors import NotFound
+
+INTERRUPTED = 130
+MESSAGE = "Interrupted. Nothing is half done"
+MANY_SHARDS = ("--shard-size", "16KiB")
+EVERY_MOMENT = bool(os.environ.get("TIERING_EVERY_INTERRUPT"))
+
+
+def tiering(folder: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> Terminal:
+    variables = {"TERM": "xterm", **(environment or {})}
+    return Terminal([sys.executable, "-c", MAIN, *map(str, arguments)], folder, variables)
+
+
+def demo(folder: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> Terminal:
+    command = [sys.executable, "-m", "tests.faults.small_demo", "demo", "--dir", folder / "demo", *arguments]
+    return Terminal([str(word) for word in command], folder, environment)
+
+
+def assert_told_once(terminal: Terminal) -> None:
+    assert terminal.errors.count(MESSAGE) == 1, terminal
+    assert MESSAGE not in terminal.output
+    assert "Traceback" not in terminal.errors + terminal.output, terminal
+    assert "Exception ignored" not in terminal.errors, terminal
+
+
+def assert_absent_or_whole(folder: Path) -> None:
+    """Every corpus of every tier below `folder` is whole."""
+    for record in folder.rglob("versions/*.json"):
+        corpus = record.parents[2]
+        with contextlib.suppress(NotFound):
+            assert verify(open_corpus(open_tier(corpus.parent), corpus.name)).ok
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Enough for some hundreds of small shards."""
+    path = tmp_path / "text"
+    path.write_bytes(random.Random("text").randbytes(5 << 20))
+    return path
+
+
+@pytest.mark.parametrize("stop", ["ctrl-c", "ctrl-c twice", "term"])
+def test_ingest_and_move_interrupted_are_finished_by_the_next(tmp_path: Path, text: Path, stop: str) -> None:
+    ingest = ("ingest", text, "--to", "./lake", "--name", "web", "--reader", "text", *MANY_SHARDS)
+    move = ("move", "web", "--from", "./lake", "--to", "./disk")
+    for command, place in ((ingest, "lake"), (move, "disk")):
+        with tiering(tmp_path, *command) as terminal:
+            terminal.wait_for("web: ")  # the progress bar
+            if stop == "term":
+                terminal.process.terminate()
+                assert terminal.end() == -signal.SIGTERM, terminal
+            else:
+                for _ in range(1 + stop.endswith("twice")):
+                    terminal.press_ctrl_c()
+                assert terminal.end() == INTERRUPTED, terminal
+                assert_told_once(terminal)
+        assert_absent_or_whole(tmp_path)
+        with tiering(tmp_path, *command, "--json") as again:
+            assert again.end() == 0, again
+            assert json.loads(again.output)["ok"]
+        assert verify(open_corpus(open_tier(tmp_path / place), "web")).ok
+        assert not list((tmp_path / place).rglob(".tmp-*"))
+
+
+MOMENTS: dict[str, tuple[str, int]] = {
+    "a worker process starts": (STARTED, 3),
+    "the cluster is up": ("dashboard:", 1),
+    "ingest on workers": ("1. Ingest", 1),
+    "move on workers": ("2. Move", 1),
+    "an epoch": ("3. Train", 1),
+    "another epoch": ("epoch 1", 1),
+    "a fresh process resumes": (STARTED, 5),
+    "the block volume": ("5. On to", 1),
+}
+ALWAYS = ("ingest on workers", "an epoch")
+
+
+def chosen_moments() -> list[str]:
+    """Two in every run, and one of the others; all where that is asked for."""
+    if EVERY_MOMENT:
+        return list(MOMENTS)
+    others = [moment for moment in MOMENTS if moment not in ALWAYS]
+    return [*ALWAYS, random.Random(os.environ.get("TIERING_SEED", "moments")).choice(others)]
+
+
+def test_demo_interrupted_is_finished_by_the_next(tmp_path: Path) -> None:
+    says_so = announcing(tmp_path / "site")
+    for moment in sorted(chosen_moments(), key=list(MOMENTS).index):
+        with demo(tmp_path, environment=says_so) as terminal:
+            terminal.wait_for(*MOMENTS[moment])
+            terminal.press_ctrl_c()
+            assert terminal.end() == INTERRUPTED, (moment, terminal)
+            assert_told_once(terminal)
+        assert_absent_or_whole(tmp_path / "demo")
+    with demo(tmp_path) as terminal:
+        terminal.wait_for("2. Move")
+        terminal.process.terminate()  # its workers end by themselves
+        assert terminal.end() == -signal.SIGTERM, terminal
+    assert_absent_or_whole(tmp_path / "demo")
+    with demo(tmp_path, "--json") as terminal:
+        assert terminal.end() == 0, terminal
+        document: dict[str, Any] = json.loads(terminal.output)
+    assert document["ok"]
+    assert document["resume_identical"]

@@ -1,0 +1,147 @@
+"""Opening a GPU: names, what may be missing, and the glue to cupy and kvikio on stand-ins for them."""
+
+import contextlib
+import ctypes
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loaders import Loader, gpu_device
+from loaders.gpu_device import open_device
+from tests.gpu.host_device import HostEvent, HostFile, make
+from tiering import open_tier
+from tiering.errors import CapacityExceeded, UsageError
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "CUDA:0", "", "cuda:99999"]
+)
+def test_a_malformed_device_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"is no device.*'cuda:0'"):
+        open_device(name)
+
+
+class FakeArray(np.ndarray[Any, Any]):
+    """Like `cupy.ndarray`."""
+
+    @property
+    def data(self) -> Any:
+        address = self.ctypes.data
+
+        def copy(source: int, nbytes: int, stream: Any) -> None:
+            ctypes.memmove(address, source, nbytes)
+
+        return SimpleNamespace(ptr=address, copy_from_host_async=copy)
+
+
+class FakeDevices:
+    """A driver, cupy and kvikio, each of which can be missing or broken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, result: int = 0, count: int = 2) -> None:
+        self.threads = 1
+        self._patch = monkeypatch
+        stream = SimpleNamespace(ptr=5, synchronize=lambda: None, record=lambda event: event)
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=lambda: count),
+            Device=lambda number: contextlib.nullcontext(number),
+            Stream=lambda non_blocking: stream,
+            Event=lambda block, disable_timing: HostEvent(),
+            get_current_stream=lambda: stream,
+            alloc_pinned_memory=bytearray,
+        )
+        self.cupy = SimpleNamespace(cuda=self.cuda, empty=self.empty, asarray=np.asarray, take=np.take)
+        defaults = SimpleNamespace(
+            is_compat_mode_preferred=lambda: True,
+            get={"num_threads": self.threads}.__getitem__,
+            set=lambda _name, value: setattr(self, "threads", value),
+        )
+        driver = SimpleNamespace(cuInit=lambda flags: result)
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+        self.set("cupy", self.cupy)
+        self.set("kvikio", SimpleNamespace(CuFile=lambda path, flags: HostFile(path)))
+        self.set("kvikio.defaults", defaults)
+        monkeypatch.delenv("KVIKIO_NTHREADS", raising=False)
+
+    def set(self, name: str, module: Any) -> None:
+        self._patch.setitem(sys.modules, name, module)
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        return np.empty(shape, dtype).view(FakeArray)
+
+
+def test_loader_on_a_gpu_gives_the_batches_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = FakeDevices(monkeypatch)
+    for codec in (None, "zstd"):
+        corpus = make(open_tier(tmp_path / f"lake-{codec}", name="lake"), codec=codec)
+        host, device = Loader(corpus, 32), Loader(corpus, 32, device="cuda:1")
+        for left, right in zip(host, device, strict=True):
+            for name, values in left.items():
+                assert isinstance(right[name], FakeArray)
+                np.testing.assert_array_equal(right[name], values)
+    assert fakes.threads == gpu_device.KVIKIO_THREADS
+    assert open_device("cuda:1").memory(10).data.ptr % 4096 == 0
+
+
+def test_kvikio_keeps_the_threads_its_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = FakeDevices(monkeypatch)
+    monkeypatch.setenv("KVIKIO_NTHREADS", "1")
+    assert open_device("cuda:0").name == "cuda:0"
+    assert fakes.threads == 1
+
+
+def test_a_full_gpu_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = FakeDevices(monkeypatch)
+
+    def empty(shape: Any, dtype: Any) -> Any:
+        raise MemoryError
+
+    fakes.cupy.empty = empty
+    with pytest.raises(CapacityExceeded, match=r"cuda:0 has no room for 77 bytes.*window_blocks"):
+        open_device("cuda:0").memory(77)
+
+
+def test_what_a_gpu_needs_and_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeDevices(monkeypatch, result=100)
+    with pytest.raises(UsageError, match=r"driver reports error 100.*device='cpu'"):
+        open_device("cuda:0")
+    FakeDevices(monkeypatch)
+    with pytest.raises(UsageError, match=r"sees 2 GPU\(s\).*'cuda:1'"):
+        open_device("cuda:2")
+    FakeDevices(monkeypatch, count=0)
+    with pytest.raises(UsageError, match=r"sees 0 GPU\(s\).*device='cpu'"):
+        open_device("cuda:0")
+    for module in ("cupy", "kvikio"):
+        FakeDevices(monkeypatch).set(module, None)
+        with pytest.raises(UsageError, match=rf"{module} cannot be imported.*corpus-tiering\[gpu\]"):
+            open_device("cuda:0")
+
+
+def test_a_driver_too_old_for_cupy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise RuntimeError("CUDA driver version is insufficient")
+
+    FakeDevices(monkeypatch).cuda.runtime.getDeviceCount = fail
+    with pytest.raises(UsageError, match="cupy cannot use the GPU: CUDA driver version is insufficient"):
+        open_device("cuda:0")
+
+
+def _has_driver() -> bool:
+    with contextlib.suppress(OSError):
+        return bool(ctypes.CDLL("libcuda.so.1"))
+    return False
+
+
+@pytest.mark.skipif(_has_driver(), reason="this machine has an NVIDIA driver")
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:99"])
+def test_loader_without_a_driver_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    loader = Loader(make(open_tier(tmp_path / "lake", name="lake")), 32, device=name)
+    with pytest.raises(UsageError, match=f"device = '{name}': no NVIDIA driver here.*device='cpu'"):
+        next(iter(loader))
+    assert "kvikio" not in sys.modules
+    assert "cupy" not in sys.modules
