@@ -1,1 +1,1 @@
-"""Benchmarks: one script a claim, run by ``python -m bench NAME``; each prints ratios measured in one run as JSON."""
+"""Benchmarks: one script a claim, run by ``python -m bench NAME``; each prints ratios of one run as JSON."""

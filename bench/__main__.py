@@ -29,11 +29,13 @@ def main() -> None:
 
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.release()}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "cpu": next((line.split(": ")[1] for line in lines if "model name" in line), platform.processor()),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.release(),
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Host loader, warm, window shuffle, 4 KiB rows, batch 256, one process, against a gather from RAM.
 
-The bound is ``np.take(ram, rows, out=, mode="clip")`` of random rows; the two alternate, medians of the rounds.
+The bound is ``np.take(ram, rows, out=, mode="clip")`` of random rows; they alternate, medians of the rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A verified move between two file tiers, against copying the same files and syncing each (no digest, no read-back).
+"""A verified move between two file tiers, against copying and syncing the same files without verification.
 
 Also a plan for a million shards: seconds and peak memory.
 """

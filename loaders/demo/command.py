@@ -26,9 +26,12 @@ def register(app: typer.Typer) -> None:
 
 def demo_command(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--dir", help="Where the demo puts its files.")] = Path("tiering-demo"),
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo puts its files.")] = Path(
+        "tiering-demo"
+    ),
     object_url: Annotated[
-        str | None, typer.Option("--object", help="Object tier, such as s3://bucket/prefix; a folder by default.")
+        str | None,
+        typer.Option("--object", help="Object tier, such as s3://bucket/prefix; a folder by default."),
     ] = None,
     endpoint_url: Annotated[
         str | None, typer.Option(help="Address of an S3 server; credentials from the environment.")
@@ -37,8 +40,8 @@ def demo_command(
     """Run the main job on real text, end to end, in about a minute.
 
     Shards the standard library's source files into a Zarr corpus on an object tier, moves it to a file tier
-    and a block volume and back, trains on it in pretence through a node cache, stops and resumes, and verifies
-    every step. Running it again skips what is there.
+    and a block volume and back, trains on it in pretence through a node cache, stops and resumes, and
+    verifies every step. Running it again skips what is there.
     """
     session = Session.of(context)
     begun = time.monotonic()
@@ -92,10 +95,12 @@ def demo_command(
 def _table(document: dict[str, Any]) -> Table:
     last = document["epochs"][-1]
     table = Table(title="What happened", show_header=False)
+    size = format_bytes(document["corpus_bytes"])
+    hits = f"hit ratio {last['hit_ratio']:.3f} of {last['bound']:.3f}"
     rows = {
-        "corpus": f"{document['rows']:,} rows, {document['shards']} shards, {format_bytes(document['corpus_bytes'])}",
+        "corpus": f"{document['rows']:,} rows, {document['shards']} shards, {size}",
         "moved to nvme": f"{document['moved']} shards, {document['skipped']} were there, verified",
-        "last epoch": f"{last['rows_per_second']:,.0f} rows/s, hit ratio {last['hit_ratio']:.3f} of {last['bound']:.3f}",
+        "last epoch": f"{last['rows_per_second']:,.0f} rows/s, {hits}",
         "resume": "the same rows" if document["resume_identical"] else "OTHER ROWS",
         "plain zarr": f"{document['zarr_rows_equal']:,} rows equal to the text",
         "object tier": document["object_path"],

@@ -97,16 +97,14 @@ def stage(corpus: Corpus, where: Places, client: Client, say: Say) -> tuple[Corp
     return staged, report, plan.cost
 
 
-def train_epochs(
-    corpus: Corpus, where: Places, client: Client, say: Say
-) -> tuple[NodeCache, list[Epoch]]:
+def train_epochs(corpus: Corpus, where: Places, client: Client, say: Say) -> tuple[NodeCache, list[Epoch]]:
     """Step 3: three epochs from the object tier through a node cache of 40% of the corpus."""
     cache = NodeCache(where.folder / "cache", int(corpus.nbytes * CACHE_SHARE))
     epochs = []
     for epoch in train(corpus, cache, EPOCHS):
         say(
             f"epoch {epoch.epoch}: {epoch.rows_per_second:,.0f} rows/s, "
-            f"{format_bytes(epoch.bytes_fetched)} fetched ({epoch.bytes_fetched / corpus.nbytes:.2f} of all), "
+            f"{format_bytes(epoch.bytes_fetched)} fetched, {epoch.bytes_fetched / corpus.nbytes:.2f} of all, "
             f"hit ratio {epoch.hit_ratio:.3f}, bound {epoch.bound:.3f}, {epoch.bits_per_token} bits a token"
         )
         epochs.append(epoch)
@@ -146,12 +144,14 @@ def round_trip(staged: Corpus, where: Places, client: Client, say: Say) -> Corpu
 
 def compare_with_zarr(source: TextSource, copy: Corpus, say: Say) -> int:
     """Step 5b: read a copy with plain zarr and compare every row with the text it was made of."""
-    array = zarr.open_group(f"{copy.tier.url}/{copy.name}", mode="r")["tokens"]
+    array = zarr.open_array(f"{copy.tier.url}/{copy.name}/tokens", mode="r")
     for start in range(0, source.rows, _COMPARED_ROWS):
         stop = min(source.rows, start + _COMPARED_ROWS)
         expected = source.part(start, stop)()["tokens"]
         if not np.array_equal(np.asarray(array[start:stop]), expected):
-            raise Corrupt(f"zarr reads other rows than the text has, in [{start}, {stop})", tier=copy.tier.name)
+            raise Corrupt(
+                f"zarr reads other rows than the text has, in [{start}, {stop})", tier=copy.tier.name
+            )
     say(f"plain zarr reads {source.rows:,} rows from {copy.tier.url}/{copy.name}, all as in the text")
     return source.rows
 

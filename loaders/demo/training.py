@@ -83,9 +83,7 @@ def resume(corpus: Corpus, cache: NodeCache, state: dict[str, Any]) -> str:
     """Digest of the rows after `state`, read by two ranks instead of one."""
     ranks = []
     for rank in range(RESUME_WORLD):
-        loader = Loader(
-            corpus, BATCH_ROWS // RESUME_WORLD, cache=cache, rank=rank, world_size=RESUME_WORLD
-        )
+        loader = Loader(corpus, BATCH_ROWS // RESUME_WORLD, cache=cache, rank=rank, world_size=RESUME_WORLD)
         loader.load_state_dict(state)
         ranks.append(loader)
     hasher = Hasher()

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tests.faults.terminal import MAIN, STARTED, Terminal, announcing
-from tiering import open_corpus, open_tier, verify
+from tiering import ingest, open_corpus, open_tier, plan_move, verify
 from tiering.errors import NotFound
 
 INTERRUPTED = 130
 MESSAGE = "Interrupted. Nothing is half done"
-MANY_SHARDS = ("--shard-size", "16KiB")
+SHARD_SIZE = "16KiB"  # so small that there are hundreds
 EVERY_MOMENT = bool(os.environ.get("TIERING_EVERY_INTERRUPT"))
 
 
@@ -49,35 +49,33 @@ def assert_absent_or_whole(folder: Path) -> None:
             assert verify(open_corpus(open_tier(corpus.parent), corpus.name)).ok
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    """Enough for some hundreds of small shards."""
-    path = tmp_path / "text"
-    path.write_bytes(random.Random("text").randbytes(5 << 20))
-    return path
+@pytest.mark.parametrize("stop", ["ctrl-c", "term"])
+def test_ingest_and_move_interrupted_are_finished_by_the_next(tmp_path: Path, stop: str) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(random.Random("text").randbytes(3 << 20))
+    lake, disk = open_tier(tmp_path / "lake"), open_tier(tmp_path / "disk")
 
-
-@pytest.mark.parametrize("stop", ["ctrl-c", "ctrl-c twice", "term"])
-def test_ingest_and_move_interrupted_are_finished_by_the_next(tmp_path: Path, text: Path, stop: str) -> None:
-    ingest = ("ingest", text, "--to", "./lake", "--name", "web", "--reader", "text", *MANY_SHARDS)
-    move = ("move", "web", "--from", "./lake", "--to", "./disk")
-    for command, place in ((ingest, "lake"), (move, "disk")):
+    def interrupt(times: int, *command: object) -> None:
         with tiering(tmp_path, *command) as terminal:
             terminal.wait_for("web: ")  # the progress bar
             if stop == "term":
                 terminal.process.terminate()
                 assert terminal.end() == -signal.SIGTERM, terminal
-            else:
-                for _ in range(1 + stop.endswith("twice")):
-                    terminal.press_ctrl_c()
-                assert terminal.end() == INTERRUPTED, terminal
-                assert_told_once(terminal)
-        assert_absent_or_whole(tmp_path)
-        with tiering(tmp_path, *command, "--json") as again:
-            assert again.end() == 0, again
-            assert json.loads(again.output)["ok"]
-        assert verify(open_corpus(open_tier(tmp_path / place), "web")).ok
-        assert not list((tmp_path / place).rglob(".tmp-*"))
+                return
+            for _ in range(times):
+                terminal.press_ctrl_c()
+            assert terminal.end() == INTERRUPTED, terminal
+            assert_told_once(terminal)
+
+    interrupt(1, "ingest", text, "--to", "./lake", "--name", "web", "--reader", "text", "--shard-size", SHARD_SIZE)
+    assert_absent_or_whole(tmp_path)
+    corpus = ingest(text, lake, "web", reader="text", shard_size=SHARD_SIZE)
+    assert verify(corpus).ok
+    interrupt(2, "move", "web", "--from", "./lake", "--to", "./disk")  # an impatient user
+    assert_absent_or_whole(tmp_path)
+    plan_move(corpus, disk).run()
+    assert verify(corpus.at(disk)).ok
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 MOMENTS: dict[str, tuple[str, int]] = {

@@ -5,7 +5,10 @@ Everything is imported here, once, before the first fork.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import resource
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +21,7 @@ import zarr
 
 from loaders import Loader
 from tests.faults import trip
-from tiering import Corpus, Tier, TieringError, ingest, open_corpus, open_tier, plan_move, verify
+from tiering import Corpus, Tier, TieringError, ingest, open_corpus, open_tier, plan_move, release, verify
 from tiering.errors import NotFound
 from tiering.jobs.run import run_jobs
 from tiering.jobs.spec import Job
@@ -189,12 +192,52 @@ def kill_at(step: int, torn: bool, job: str, *arguments: Any) -> Any:
 
 
 def error_of(job: str, *arguments: Any) -> str:
-    """Name of the typed error that a job ends with, or ``""``; an untyped one is an error of the test."""
+    """Name of the typed error that a job ends with, or ``""``; an untyped one fails the test.
+
+    A typed error must say where it happened and what to do.
+    """
     try:
         globals()[job](*arguments)
     except TieringError as error:
+        assert error.hint or error.tier, error
         return type(error).__name__
     return ""
+
+
+def with_file_bytes(limit: int, preallocate: bool, job: str, *arguments: Any) -> str:
+    """`error_of` a job whose process may not make a file longer than `limit` bytes."""
+    if not preallocate:
+        file._preallocate = lambda _fd, _nbytes: None  # then the limit cuts a write short
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        return error_of(job, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def with_descriptors(spare: int, job: str, *arguments: Any) -> str:
+    """`error_of` a job whose process can open `spare` more files than it has open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # the number of the next one
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, before[1]))
+    try:
+        return error_of(job, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def at_once(gate: str, job: str, *arguments: Any) -> str:
+    """`error_of` a job that begins when the gate is opened: when nobody holds its lock any more."""
+    with open(gate) as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        return error_of(job, *arguments)
+
+
+def release_rows(place: str, proof: str) -> int:
+    """Release the copy at `place`, proven by the one at `proof`; gives the bytes freed."""
+    corpus = open_corpus(open_tier(proof, "proof"), NAME)
+    return release(corpus, tier_at(place))
 
 
 def _blocks(corpus: Corpus) -> pa.Table:

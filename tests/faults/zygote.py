@@ -52,9 +52,17 @@ class Zygote:
 
     def run(self, job: str, *arguments: Any, kill_after_seconds: float | None = None) -> Outcome:
         """Run one job; with `kill_after_seconds` its process gets SIGKILL so long after its fork."""
+        self.begin(job, *arguments, kill_after_seconds=kill_after_seconds)
+        return self.finish()
+
+    def begin(self, job: str, *arguments: Any, kill_after_seconds: float | None = None) -> None:
+        """Start one job, which `finish` waits for; one at a time."""
         assert self._process.stdin
-        assert self._process.stdout
         print(json.dumps([job, arguments, kill_after_seconds]), file=self._process.stdin, flush=True)
+
+    def finish(self) -> Outcome:
+        """How the job that was begun has ended."""
+        assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, "the zygote is gone"
         return Outcome(**json.loads(line))

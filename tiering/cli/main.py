@@ -28,7 +28,7 @@ INTERRUPTED: Final = 130
 COMMANDS: Final = "tiering.commands"
 """Entry points by which other packages, such as `loaders`, add commands."""
 
-_WrongCommand: Final = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_WrongCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Typer brings a click of its own; this is its class for wrong command lines, by a public road."""
 
 _FLAGS: Final = ("--json", "--quiet", "-q", "--insecure")
@@ -43,7 +43,8 @@ app = typer.Typer(
     help="Move training corpora between object, block, file and memory tiers, verified end to end.",
     epilog=(
         "A TIER is a name from the configuration, a path, or a url: /mnt/nvme/tier, s3://bucket/prefix, "
-        "block:///mnt/nvme/volume.img. These options may stand behind the command too. Try [bold]tiering demo[/bold] first."
+        "block:///mnt/nvme/volume.img. These options may stand behind the command too. "
+        "Try [bold]tiering demo[/bold] first."
     ),
 )
 app.add_typer(block.app, name="block")
@@ -95,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
         code = command.main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
     except _WrongCommand as error:
         error.show()
-        return error.exit_code
+        return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except TieringError as error:

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from tiering.config import Config, Table, read_tiers, read_toml
 from tiering.errors import ConfigError
@@ -85,7 +85,7 @@ def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job:
     corpus = validate_name(table.require("corpus", str, "'web-text'"))
     job = Job(
         name=table.get("name", str, "'morning'", f"{kind} {corpus}"),
-        kind=cast("Kind", kind),
+        kind=kind,
         corpus=corpus,
         source=tiers.tier(table.require("from", str, "'lake'")),
         target=tiers.tier(table.require("to", str, "'disk'")),

@@ -55,7 +55,10 @@ def test_ls_of_a_damaged_corpus_names_it(tiering: Any, ingested: Path) -> None:
 
 
 def test_show_names_the_columns(tiering: Any, ingested: Path) -> None:
-    assert tiering("show", ingested, "rows", "--json").document["columns"] == {"id": "int64", "text": "string"}
+    assert tiering("show", ingested, "rows", "--json").document["columns"] == {
+        "id": "int64",
+        "text": "string",
+    }
 
 
 def test_move_verify_release_go_round(tiering: Any, ingested: Path, tmp_path: Path) -> None:
@@ -100,9 +103,17 @@ def test_verify_of_damage_names_it_and_fails(tiering: Any, ingested: Path) -> No
         (["show", "LAKE", "rows", "--version", "9"], 1, "Versions: 1"),
         (["ingest", "missing.txt", "--to", "LAKE", "--name", "x"], 1, "no file or folder 'missing.txt'"),
         (["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--shard-size", "3"], 2, "smaller than a row"),
-        (["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--shard-size", "big"], 2, 'shard_size = "64MiB"'),
+        (
+            ["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--shard-size", "big"],
+            2,
+            'shard_size = "64MiB"',
+        ),
         (["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--format", "csv"], 2, "zarr, arrow"),
-        (["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--format", "zarr"], 2, "'text' of type string"),
+        (
+            ["ingest", "PARQUET", "--to", "LAKE", "--name", "x", "--format", "zarr"],
+            2,
+            "'text' of type string",
+        ),
         (["ingest", "PARQUET", "--to", "LAKE", "--name", "rows", "--block-rows", "7"], 1, "exists already"),
         (["move", "rows", "--from", "LAKE", "--to", "LAKE"], 2, "is on tier"),
         (["move", "rows", "--from", "LAKE", "--to", "s3://user:word@bucket"], 2, "carries credentials"),

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-NAMES = {"zarr", "obstore", "s3fs", "kvikio", "libcuda", "GPUDirect Storage", "O_DIRECT", "huge pages", "free space"}
+NAMES = {
+    "zarr",
+    "obstore",
+    "s3fs",
+    "kvikio",
+    "libcuda",
+    "GPUDirect Storage",
+    "O_DIRECT",
+    "huge pages",
+    "free space",
+}
 
 
 def test_doctor_tries_everything(tiering: Any, tmp_path: Path) -> None:

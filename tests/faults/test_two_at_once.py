@@ -1,0 +1,158 @@
+"""Two processes at one name at one moment: one wins or both do the same, and nothing is ever mixed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.terminal import MAIN, Terminal
+from tests.faults.zygote import Zygote
+from tiering.stores.block import format_volume
+
+ROUNDS = int(os.environ.get("TIERING_RACE_ROUNDS", "8"))
+COUNT = 40
+FORMS = ("zarr", "arrow")
+
+
+@pytest.fixture(scope="module")
+def rival() -> Iterator[Zygote]:
+    with Zygote() as running:
+        yield running
+
+
+def race(zygote: Zygote, rival: Zygote, gate: Path, first: list[Any], second: list[Any]) -> list[str]:
+    """Let two jobs begin at one moment; gives the names of the errors they ended with."""
+    gate.touch()
+    with gate.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        zygote.begin("at_once", str(gate), *first)
+        rival.begin("at_once", str(gate), *second)
+    outcomes = [zygote.finish(), rival.finish()]
+    assert not any(outcome.error for outcome in outcomes), outcomes
+    return [outcome.value for outcome in outcomes]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_ingests_of_other_content_one_wins(
+    zygote: Zygote, rival: Zygote, tmp_path: Path, form: str
+) -> None:
+    for lap in range(ROUNDS):
+        place = str(tmp_path / str(lap))
+        jobs = [["ingest_rows", place, form, seed, COUNT] for seed in (1, 2)]
+        told = race(zygote, rival, tmp_path / "gate", *jobs)
+        assert sorted(told) == ["", "Conflict"]
+        seed = 1 + told.index("")
+        assert zygote.value("look", place, form, seed, COUNT) == "whole"
+        zygote.value("look_plainly", place, form, seed, COUNT)
+
+
+def test_two_ingests_of_the_same_content_make_one_corpus(
+    zygote: Zygote, rival: Zygote, tmp_path: Path
+) -> None:
+    for lap in range(ROUNDS):
+        job = ["ingest_rows", str(tmp_path / str(lap)), "zarr", 1, COUNT]
+        told = race(zygote, rival, tmp_path / "gate", job, job)
+        assert sorted(told) in (["", ""], ["", "Locked"])
+        assert zygote.value("look", *job[1:]) == "whole"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_moves_to_one_target_both_succeed(
+    zygote: Zygote, rival: Zygote, tmp_path: Path, form: str
+) -> None:
+    source = str(tmp_path / "source")
+    zygote.value("ingest_rows", source, form, 1, COUNT)
+    for lap in range(ROUNDS):
+        place = str(tmp_path / str(lap))
+        job = ["move_rows", source, place]
+        assert race(zygote, rival, tmp_path / "gate", job, job) == ["", ""]
+        assert zygote.value("look", place, form, 1, COUNT) == "whole"
+
+
+def test_two_moves_to_one_volume_one_waits_its_turn(zygote: Zygote, rival: Zygote, tmp_path: Path) -> None:
+    source = str(tmp_path / "source")
+    zygote.value("ingest_rows", source, "arrow", 1, COUNT)
+    format_volume(tmp_path / "volume.img", 1 << 20)
+    job = ["move_rows", source, f"block://{tmp_path}/volume.img"]
+    assert set(race(zygote, rival, tmp_path / "gate", job, job)) <= {"", "Locked"}
+    assert zygote.value("error_of", *job) == ""
+    assert zygote.value("look", job[2], "arrow", 1, COUNT) == "whole"
+
+
+def test_move_and_ingest_of_other_content_one_wins(zygote: Zygote, rival: Zygote, tmp_path: Path) -> None:
+    source = str(tmp_path / "source")
+    zygote.value("ingest_rows", source, "arrow", 1, COUNT)
+    for lap in range(ROUNDS):
+        place = str(tmp_path / str(lap))
+        jobs = [["move_rows", source, place], ["ingest_rows", place, "arrow", 2, COUNT]]
+        told = race(zygote, rival, tmp_path / "gate", *jobs)
+        assert sorted(told) == ["", "Conflict"]
+        assert zygote.value("look", place, "arrow", 1 + told.index(""), COUNT) == "whole"
+
+
+def test_move_and_release_leave_a_whole_copy_or_none(zygote: Zygote, rival: Zygote, tmp_path: Path) -> None:
+    source = str(tmp_path / "source")
+    zygote.value("ingest_rows", source, "arrow", 1, COUNT)
+    for lap in range(ROUNDS):
+        place = str(tmp_path / str(lap))
+        zygote.value("move_rows", source, place)
+        jobs = [["move_rows", source, place], ["release_rows", place, source]]
+        told = race(zygote, rival, tmp_path / "gate", *jobs)
+        assert set(told) <= {"", "Conflict", "NotFound"}, told
+        assert zygote.value("look", place, "arrow", 1, COUNT) in ("whole", "absent")
+        assert zygote.value("look", source, "arrow", 1, COUNT) == "whole"
+
+
+def test_two_releases_never_delete_both_copies(zygote: Zygote, rival: Zygote, tmp_path: Path) -> None:
+    for lap in range(ROUNDS):
+        one, other = str(tmp_path / f"{lap}-one"), str(tmp_path / f"{lap}-other")
+        zygote.value("ingest_rows", one, "arrow", 1, COUNT)
+        zygote.value("move_rows", one, other)
+        race(
+            zygote,
+            rival,
+            tmp_path / "gate",
+            ["release_rows", one, other],
+            ["release_rows", other, one],
+        )
+        looks = [zygote.value("look", place, "arrow", 1, COUNT) for place in (one, other)]
+        assert "whole" in looks
+
+
+def tiering(folder: Path, *arguments: object) -> Terminal:
+    return Terminal([sys.executable, "-c", MAIN, *map(str, arguments)], folder)
+
+
+def test_command_ingest_of_other_content_exits_with_1(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).write_text(name * 5000)
+
+    def command(name: str) -> Terminal:
+        return tiering(tmp_path, "ingest", name, "--to", "./lake", "--name", "web", "--reader", "text")
+
+    with command("one") as one, command("other") as other:
+        assert sorted([one.end(), other.end()]) == [0, 1], (one, other)
+        assert ("Conflict" in one.errors) != ("Conflict" in other.errors)
+
+
+def test_command_run_of_a_running_job_file_exits_with_11(tmp_path: Path, zygote: Zygote) -> None:
+    zygote.value("ingest_rows", str(tmp_path / "lake"), "arrow", 1, COUNT)
+    tiers = "".join(f'[tiers.{name}]\nurl = "{tmp_path}/{name}"\n' for name in ("lake", "disk"))
+    job = '[[jobs]]\nname = "morning"\nkind = "stage"\ncorpus = "web"\nfrom = "lake"\nto = "disk"\n'
+    (tmp_path / "jobs.toml").write_text(tiers + job)
+    with tiering(tmp_path, "run", "jobs.toml") as first:
+        first.wait_for("move 'web'")  # its plan
+        os.killpg(first.process.pid, signal.SIGSTOP)
+        with tiering(tmp_path, "run", "jobs.toml") as second:
+            assert second.end() == 11, second
+            assert "Locked" in second.errors
+        os.killpg(first.process.pid, signal.SIGCONT)
+        assert first.end() == 0, first
+    assert zygote.value("look", str(tmp_path / "disk"), "arrow", 1, COUNT) == "whole"
