@@ -13,8 +13,9 @@ depends on a clock.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,11 @@ from tiering.stores.base import Store
 
 MAX_CLAIM_BYTES: Final = 1 << 16
 
+log = logging.getLogger("tiering.claim")
+
+_at_work: Final[set[str]] = set()
+"""Tokens of the claims that this process holds now: no others of its own count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -37,12 +43,16 @@ class Claim:
     number: int
     intent: str
     owner: ProcessId
+    token: str
+    """Tells the claims of one process apart."""
     released: bool = False
 
     @property
     def counts(self) -> bool:
         """Whether it may still be at work."""
-        return not self.released and not self.owner.is_dead()
+        if self.released or self.owner.is_dead():
+            return False
+        return self.token in _at_work or self.owner != process.current()
 
     def encode(self) -> bytes:
         """The JSON document."""
@@ -50,6 +60,7 @@ class Claim:
             "format_version": FORMAT_VERSION,
             "intent": self.intent,
             "owner": self.owner.text(),
+            "token": self.token,
             "released": self.released,
         }
         return json.dumps(fields, sort_keys=True).encode()
@@ -69,28 +80,34 @@ def claimed(store: Store, name: str, intent: str, *, shared: bool) -> Iterator[N
         Locked: a living process of the same intent is at work (and not `shared`).
         Conflict: the name is held for another intent.
     """
-    claim = _take(store, name, intent, shared=shared)
+    token = secrets.token_hex(8)
+    claim = None
+    _at_work.add(token)
     try:
+        claim = _take(store, name, intent, token, shared=shared)
         yield
-    except BaseException:
-        with contextlib.suppress(TieringError):  # what went wrong first is what is told
+    finally:
+        _at_work.discard(token)
+        if claim is not None:
             _release(store, name, claim)
-        raise
-    _release(store, name, claim)
 
 
 def _release(store: Store, name: str, claim: Claim) -> None:
-    store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
+    """Say that a claim is released. On a tier that is full or sick it counts for others until this process ends."""
+    try:
+        store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
+    except TieringError as error:
+        log.warning("corpus %r stays claimed until this process ends: %s", name, error)
 
 
-def _take(store: Store, name: str, intent: str, *, shared: bool) -> Claim:
+def _take(store: Store, name: str, intent: str, token: str, *, shared: bool) -> Claim:
     while True:
         numbers = _numbers(store, name)
         claims = [claim for claim in (_read(store, name, number) for number in numbers) if claim]
         for claim in claims:
             if claim.counts:
                 _check_allowed(claim, intent, name, store.name, shared=shared)
-        mine = Claim(max(numbers, default=0) + 1, intent, process.current())
+        mine = Claim(max(numbers, default=0) + 1, intent, process.current(), token)
         try:
             store.write(_key(name, mine.number), [mine.encode()], if_absent=True)
         except FileExistsError:  # somebody was faster: look at the claims again
@@ -134,7 +151,9 @@ def _read(store: Store, name: str, number: int) -> Claim | None:
         fields = parse_json(data, "a claim", MAX_CLAIM_BYTES)
         check_version(fields.get("format_version"), "the claim")
         owner = ProcessId.parse(str(fields["owner"]))
-        return Claim(number, str(fields["intent"]), owner, bool(fields["released"]))
+        return Claim(
+            number, str(fields["intent"]), owner, str(fields["token"]), released=bool(fields["released"])
+        )
     except UnsupportedVersion as error:
         error.tier, error.key = store.name, key
         raise

@@ -30,8 +30,6 @@ FORMAT_VERSION: Final = 1
 FORMATS: Final = ("zarr", "arrow")
 MAX_MANIFEST_BYTES: Final = 1 << 30
 MAX_SHARDS: Final = 20_000_000
-MAX_VALUES: Final = 200_000_000
-"""Of one column in a row group: blocks, for the lists of block offsets."""
 MAX_DECODED_BYTES: Final = 8 << 30
 MAX_META_BYTES: Final = 64 << 20
 
@@ -159,14 +157,9 @@ def parse_json(data: Buffer, what: str, limit_bytes: int) -> dict[str, Any]:
 
 def _check_counts(file: pq.FileMetaData) -> None:
     """Refuse what would take too much memory before it is read."""
-    groups = [file.row_group(number) for number in range(file.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    values = max((chunk.num_values for chunk in chunks), default=0)
-    nbytes = sum(chunk.total_uncompressed_size for chunk in chunks)
-    if file.num_rows > MAX_SHARDS or values > MAX_VALUES or nbytes > MAX_DECODED_BYTES:
-        raise FormatError(
-            f"a manifest of {file.num_rows} shards, {values} values a column and {nbytes} bytes is too large"
-        )
+    nbytes = sum(file.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    if file.num_rows > MAX_SHARDS or nbytes > MAX_DECODED_BYTES:
+        raise FormatError(f"a manifest of {file.num_rows} shards and {nbytes} bytes is too large")
 
 
 def _read_meta(file: pq.ParquetFile) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from tiering.errors import Unavailable
+
 _START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command's closing bracket
 _HIDDEN: Final = -1  # a process that /proc does not show to this user (mount option hidepid)
 
@@ -44,15 +46,26 @@ class ProcessId:
 
 
 def current() -> ProcessId:
-    """This process."""
+    """This process.
+
+    Raises:
+        Unavailable: ``/proc`` cannot be read.
+    """
     pid = os.getpid()
-    return ProcessId(_machine(), pid, _start_time(pid) or 0)
+    started = _start_time(pid)
+    if started is None or started == _HIDDEN:
+        hint = "Mount it, or let this process open more files (ulimit -n)"
+        raise Unavailable(f"/proc/{pid}/stat cannot be read", hint=hint)
+    return ProcessId(_machine(), pid, started)
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino:x}"
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino:x}"
+    except OSError as error:
+        raise Unavailable(f"/proc cannot be read: {error}", hint="Mount it") from error
 
 
 def _start_time(pid: int) -> int | None:

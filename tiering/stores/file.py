@@ -53,10 +53,10 @@ class FileStore(Store):
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         path = path_of(self.root, key)
+        if if_absent and os.path.exists(path):  # noqa: PTH110  # raises nothing
+            raise Conflict("object exists already", tier=self.name, key=key)
         temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
         try:
-            if if_absent and path.exists():
-                raise Conflict("object exists already", tier=self.name, key=key)
             self._make_folder(path.parent)
             try:
                 info = self._write_temp(temp, key, buffers)
