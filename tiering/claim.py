@@ -7,8 +7,8 @@ A claim is an object ``<corpus>/.tiering/claims/00000001.json``, made by conditi
 it once, to say that it is released. The highest number is never deleted, not even when the corpus is: whoever
 created a number and then finds no higher one has seen all that it succeeds. A claim counts as long as it is
 neither released nor its process known to be dead. One that counts keeps other intents out; its own intent is
-kept out only while its process is known to live. So nothing has to be cleaned up after a kill, and nothing
-depends on a clock.
+kept out only while its process is known to live. A process knows by itself which of its own claims it holds.
+So nothing has to be cleaned up after a kill, and nothing depends on a clock.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def claimed(store: Store, name: str, intent: str, *, shared: bool) -> Iterator[N
 
 
 def _release(store: Store, name: str, claim: Claim) -> None:
-    """Say that a claim is released. On a tier that is full or sick it counts for others until this process ends."""
+    """Say that a claim is released; if the tier is full or sick, others learn it when this process ends."""
     try:
         store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
     except TieringError as error:

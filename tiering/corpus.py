@@ -18,18 +18,8 @@ from tiering.errors import Conflict, UsageError
 from tiering.layout.zarr import ZarrColumn, ZarrLayout
 from tiering.manifest import Manifest
 from tiering.schema import columns_of
+from tiering.shards import Shards
 from tiering.tier import Tier
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One shard as the manifest has it; `key` is below the tier."""
-
-    key: str
-    number: int
-    rows: int
-    nbytes: int
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +80,10 @@ class Corpus:
         """Rows of each shard number, int64 ``[shards]``."""
         return _first_per_shard(self.manifest, self.contents.shards)
 
+    def shards(self, column: str = "") -> Shards:
+        """The shards of one column of a Zarr corpus, or of an Arrow corpus, in order of their rows."""
+        return Shards(self.manifest, self.name, column)
+
     def key(self, relative: str) -> str:
         """The key below the tier of a key below the corpus."""
         return f"{self.name}/{relative}"
@@ -123,7 +117,10 @@ class Corpus:
         """The rows as Dask collections: ``{column: dask.array}`` for Zarr, a Dask DataFrame for Arrow."""
         from tiering.dask_view import arrays, dataframe
 
-        return arrays(self) if self.format == "zarr" else dataframe(self)
+        if self.format == "arrow":
+            return dataframe(self.tier, self.schema, self.shards())
+        layout = self.layout
+        return arrays(self.tier, layout, {column.name: self.shards(column.name) for column in layout.columns})
 
 
 def open_corpus(
@@ -143,17 +140,6 @@ def open_corpus(
     """
     record, contents = catalog.load(tier.store, name, version)
     return Corpus(name, tier, record, contents, tuple(others))
-
-
-def shards_of(corpus: Corpus, column: str = "") -> list[Shard]:
-    """The shards of one column (``""`` for an Arrow corpus) in order of their rows."""
-    table = corpus.manifest
-    wanted = table.filter(pa.compute.equal(table["column"], column))
-    names = ("key", "shard", "rows", "nbytes", "digest")
-    rows = zip(*(wanted[name].to_pylist() for name in names), strict=True)
-    return [
-        Shard(corpus.key(key), number, count, nbytes, digest) for key, number, count, nbytes, digest in rows
-    ]
 
 
 def _first_per_shard(table: pa.Table, shards: int) -> np.ndarray[Any, np.dtype[np.int64]]:

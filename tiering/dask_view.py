@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -9,39 +10,35 @@ import numpy as np
 import pyarrow as pa
 from dask.delayed import delayed
 
-from tiering.corpus import Corpus, Shard, shards_of
 from tiering.errors import Corrupt, UsageError
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, decode_block, index_bytes, read_index
+from tiering.shards import Shard
 from tiering.tier import Tier
 from tiering.transfer import read_verified
 
 
-def arrays(corpus: Corpus) -> dict[str, da.Array]:
+def arrays(tier: Tier, layout: ZarrLayout, shards: Mapping[str, Sequence[Shard]]) -> dict[str, da.Array]:
     """``{column: dask.array}`` of a Zarr corpus, one chunk a shard, verified when read."""
-    layout = corpus.layout
-    return {column.name: _array(corpus, layout, column) for column in layout.columns}
+    return {column.name: _array(tier, layout, column, shards[column.name]) for column in layout.columns}
 
 
-def dataframe(corpus: Corpus) -> Any:
+def dataframe(tier: Tier, schema: pa.Schema, shards: Sequence[Shard]) -> Any:
     """A Dask DataFrame of an Arrow corpus, one partition a shard, verified when read. Needs pandas."""
     try:
         import dask.dataframe as dd
     except ImportError as error:
         raise UsageError("a Dask DataFrame needs pandas", hint="pip install 'dask[dataframe]'") from error
-    meta = corpus.schema.empty_table().to_pandas()
-    parts = [delayed(_frame)(corpus.tier, shard) for shard in shards_of(corpus)]
-    return dd.from_delayed(parts, meta=meta)
+    meta = schema.empty_table().to_pandas()
+    return dd.from_delayed([delayed(_frame)(tier, shard) for shard in shards], meta=meta)
 
 
-def _array(corpus: Corpus, layout: ZarrLayout, column: ZarrColumn) -> da.Array:
+def _array(tier: Tier, layout: ZarrLayout, column: ZarrColumn, shards: Sequence[Shard]) -> da.Array:
     # A task gets only the manifest's entry of its shard: the whole corpus would travel with every chunk.
     chunks = [
         da.from_delayed(
-            delayed(_shard)(corpus.tier, layout, column, shard),
-            (shard.rows, *column.shape),
-            column.dtype,
+            delayed(_shard)(tier, layout, column, shard), (shard.rows, *column.shape), column.dtype
         )
-        for shard in shards_of(corpus, column.name)
+        for shard in shards
     ]
     whole: da.Array = da.concatenate(chunks)
     return whole

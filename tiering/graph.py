@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from tiering.errors import Unavailable
@@ -27,6 +28,8 @@ SMALL_BYTES: Final = 1 << 30
 """Up to here work runs on threads: starting a cluster would take longer than it saves."""
 
 _FLIGHTS_PER_THREAD: Final = 2
+_LOST: Final = (KilledWorker, CancelledError, CommClosedError, ClosedClientError)
+"""What Dask raises when a worker, the scheduler or the client is gone."""
 
 
 @contextmanager
@@ -131,18 +134,16 @@ def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:
                 future.release()
                 yield result
             flying.update([client.compute(task) for task in islice(waiting, len(done))])
-    except (KilledWorker, CancelledError, CommClosedError) as error:
+    except _LOST as error:
         raise _failure(type(error).__name__, error) from error
     finally:
-        with contextlib.suppress(CommClosedError, TimeoutError):
+        with contextlib.suppress(*_LOST, TimeoutError):
             client.cancel(list(flying.futures))
 
 
 def _failure(status: str, result: Any) -> BaseException:
     """What to raise for a task that did not finish; `result` is its error, or (type, error, traceback)."""
     error = result[1] if isinstance(result, tuple) else result
-    if isinstance(error, Exception) and not isinstance(
-        error, KilledWorker | CancelledError | CommClosedError
-    ):
+    if isinstance(error, Exception) and not isinstance(error, _LOST):
         return error
     return Unavailable(f"the Dask cluster lost a task ({status}: {error})", hint="Run it again to go on")

@@ -46,12 +46,18 @@ class Target:
 
     tier: Tier
     name: str
-    schema: pa.Schema
+    schema_bytes: bytes
+    """The schema as a message: pickled by pyarrow, fixed-size lists forget that their items are not null."""
     rows: int
     shard_rows: int
     block_rows: int
     layout: ZarrLayout | None
     """Layout of a Zarr corpus; None for Arrow."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return arrow.schema_from_bytes(self.schema_bytes)
 
     @property
     def shards(self) -> int:
@@ -68,10 +74,13 @@ class Target:
         blocks = -(-self.rows // self.block_rows)
         if self.layout is None:
             return int(self.rows * row_bytes) + blocks * PAGE_BYTES
-        stored = (self.layout.block_bytes(column) + CRC_BYTES for column in self.layout.columns)
-        pages = sum(-(-nbytes // PAGE_BYTES) for nbytes in stored)
-        index = len(self.layout.columns) * self.shards * index_bytes(self.layout.nblocks)
-        return blocks * pages * PAGE_BYTES + index
+        total = 0
+        for column in self.layout.columns:  # all blocks begin on a page, and a shard ends with its last one
+            stored = self.layout.block_bytes(column) + CRC_BYTES
+            padded = -(-stored // PAGE_BYTES) * PAGE_BYTES
+            last = stored + index_bytes(self.layout.nblocks)
+            total += (blocks - self.shards) * padded + self.shards * last
+        return total
 
 
 Entry = dict[str, Any]
@@ -238,7 +247,8 @@ def _target(
     row_bytes = max((column.row_bytes for column in columns), default=source.row_bytes)
     block_rows, shard_rows = _rows(source.rows, row_bytes, shard_bytes, block_rows)
     layout = ZarrLayout(columns, source.rows, shard_rows, block_rows, codec) if format_ == "zarr" else None
-    return Target(tier, name, source.schema, source.rows, shard_rows, block_rows, layout)
+    schema = arrow.schema_to_bytes(source.schema)
+    return Target(tier, name, schema, source.rows, shard_rows, block_rows, layout)
 
 
 def _rows(rows: int, row_bytes: float, shard_bytes: int, block_rows: int | None) -> tuple[int, int]:
@@ -264,10 +274,9 @@ def _rows(rows: int, row_bytes: float, shard_bytes: int, block_rows: int | None)
 
 def _intent(source: Source, target: Target) -> str:
     """Digest of all that decides which bytes are written."""
-    schema = arrow.schema_to_bytes(target.schema)
     codec = target.layout.codec if target.layout else "arrow"
     numbers = f"{target.rows} {target.shard_rows} {target.block_rows} {codec}"
-    return digest([source.fingerprint.encode(), schema, numbers.encode()])
+    return digest([source.fingerprint.encode(), target.schema_bytes, numbers.encode()])
 
 
 def _published(target: Target, intent: str) -> Corpus | None:

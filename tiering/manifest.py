@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import pyarrow as pa
@@ -66,6 +66,12 @@ class Manifest:
     documents: Mapping[str, bytes] = field(default_factory=dict)
     """Small objects beside the shards, by key: ``zarr.json`` and the like."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The schema as a message: pickled by pyarrow, fixed-size lists forget that their items are not null.
+        schema = schema_to_bytes(self.schema)
+        values = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "schema"}
+        return _unpickle, (schema, values)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all shards."""
@@ -93,6 +99,10 @@ class Manifest:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True, use_dictionary=["column"])
         return bytes(sink.getvalue())
+
+
+def _unpickle(schema: bytes, values: dict[str, Any]) -> Manifest:
+    return Manifest(schema=schema_from_bytes(schema), **values)
 
 
 def decode(data: Buffer, name: str) -> Manifest:

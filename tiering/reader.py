@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tiering.cache import STORE_NAME, NodeCache
-from tiering.corpus import Corpus, Shard, shards_of
+from tiering.corpus import Corpus
 from tiering.digest import CRC_BYTES, Buffer
 from tiering.errors import Corrupt, NotFound, TieringError, UsageError
 from tiering.layout import arrow
@@ -26,6 +26,7 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_bloc
 from tiering.monitor.stats import COUNTERS
 from tiering.schema import array_of, columns_of
 from tiering.scrub import heal
+from tiering.shards import Shard
 from tiering.stores.base import Extent
 from tiering.tier import Tier
 from tiering.transfer import is_verified, read_verified
@@ -70,13 +71,9 @@ class _ShardState:
     """What this process knows of one shard object."""
 
     shard: Shard
-    column: str
-    key: str
-    """Relative to the corpus."""
     tier: Tier
     """Where it is read: the corpus's tier, or another one that took its place for this shard."""
     spans: Sequence[BlockSpan] | None = None
-    crcs: Sequence[int] = ()
     cached: bool | None = None
     """Whether the node cache had it when last asked; None before that."""
     refetched: bool = False
@@ -107,7 +104,8 @@ class BlockReader:
         self._lock = threading.Lock()
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
-        self._shards = {name: _states(corpus, name) for name in objects}
+        self._shards = {name: corpus.shards(name) for name in objects}
+        self._states: dict[tuple[str, int], _ShardState] = {}
         self._tiers = (corpus.tier, *corpus.others)
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
         self._can_heal = True
@@ -115,12 +113,12 @@ class BlockReader:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all shard objects that hold the chosen columns."""
-        return sum(state.shard.nbytes for states in self._shards.values() for state in states)
+        return sum(shards.nbytes for shards in self._shards.values())
 
     @property
     def digests(self) -> list[str]:
         """Digests of those shard objects."""
-        return [state.shard.digest for states in self._shards.values() for state in states]
+        return [digest for shards in self._shards.values() for digest in shards.digests]
 
     def slot_rows(self, column: ZarrColumn) -> int:
         """Rows that a slot for one block of `column` must have: the block's, and room for its CRC."""
@@ -128,9 +126,8 @@ class BlockReader:
 
     def new_epoch(self) -> None:
         """Ask the cache again for what it refused or evicted."""
-        for states in self._shards.values():
-            for state in states:
-                state.cached, state.refetched = None, False
+        for state in list(self._states.values()):
+            state.cached, state.refetched = None, False
 
     def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read one block of every chosen column.
@@ -145,10 +142,9 @@ class BlockReader:
             Corrupt: it is damaged, and no other tier has a good copy.
             Unavailable, DeadlineExceeded: the tier does not answer.
         """
-        for name, states in self._shards.items():
-            if self._layout is not None and name not in slots:
-                continue
-            self._read_good(name, states[shard], block, slots)
+        for name in self._shards:
+            if self._layout is None or name in slots:
+                self._read_good(name, self._state(name, shard), block, slots)
 
     def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
         """Where the rows of a block can be read around this reader; None where only `read` gives them.
@@ -161,7 +157,7 @@ class BlockReader:
         """
         if self._layout is None or self._layout.codec is not None:
             return None
-        state = self._shards[column][shard]
+        state = self._state(column, shard)
         file = self._file(state)
         if file is None:
             return None
@@ -175,7 +171,7 @@ class BlockReader:
         Raises:
             Corrupt: no other tier has a good copy.
         """
-        self._replace(self._shards[column][shard], error)
+        self._replace(self._state(column, shard), error)
 
     def count_raw(self, raw: RawBlock) -> None:
         """Count a block that was read around this reader."""
@@ -184,6 +180,13 @@ class BlockReader:
         if not raw.cached:
             COUNTERS.add_moved(self.corpus.tier.name, "read", raw.nbytes)
             self._fetched(raw.nbytes)
+
+    def _state(self, column: str, number: int) -> _ShardState:
+        state = self._states.get((column, number))
+        if state is None:
+            fresh = _ShardState(self._shards[column][number], self.corpus.tier)
+            state = self._states.setdefault((column, number), fresh)  # one for all threads
+        return state
 
     def _file(self, state: _ShardState) -> Extent | None:
         """The file that holds a shard, in the cache or on the tier."""
@@ -217,11 +220,12 @@ class BlockReader:
         elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
             self._bytes(state, span.offset, stored)
-            check_block(stored)
+            check_block(stored, crc)
         else:
             column = self._layout.column(name)
             stored = memoryview(bytearray(span.nbytes))
             self._bytes(state, span.offset, stored)
+            check_block(stored, crc)
             decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
         with self._lock:
             self.counts.bytes_needed += span.nbytes
@@ -233,13 +237,18 @@ class BlockReader:
             _as_rows(slots[column.name], column, len(values))[:] = values
 
     def _locate(self, state: _ShardState, block: int) -> tuple[BlockSpan, int]:
-        """Where a block lies and, for Arrow, its CRC32C."""
+        """Where a block lies, and its CRC32C."""
         spans = state.spans
         if spans is None:
             with state.lock:  # once for all threads
-                spans = state.spans or self._read_spans(state, self._layout or self.corpus.layout)
+                spans = state.spans or self._find_spans(state)
                 state.spans = spans
-        return spans[block], state.crcs[block] if state.crcs else 0
+        return spans[block], state.shard.block_crcs[block]
+
+    def _find_spans(self, state: _ShardState) -> list[BlockSpan]:
+        if self._layout is not None:
+            return self._read_spans(state, self._layout)
+        return [BlockSpan(start, stop - start) for start, stop in pairwise(state.shard.block_offsets or ())]
 
     def _read_spans(self, state: _ShardState, layout: ZarrLayout) -> list[BlockSpan]:
         """Where the blocks of a Zarr shard lie, from its index."""
@@ -250,7 +259,7 @@ class BlockReader:
         if len(spans) < blocks:
             raise Corrupt("a block is missing", key=state.shard.key)
         if layout.codec is None:  # a shorter one would leave rows of another block in its slot
-            stored_bytes = layout.block_bytes(layout.column(state.column)) + CRC_BYTES
+            stored_bytes = layout.block_bytes(layout.column(state.shard.column)) + CRC_BYTES
             if any(span.nbytes != stored_bytes for span in spans):
                 raise Corrupt(f"a block has not the {stored_bytes} bytes of its rows", key=state.shard.key)
         with self._lock:
@@ -332,7 +341,7 @@ class BlockReader:
         behind = self._tiers[self._tiers.index(tier) + 1 :]
         if tier == self.corpus.tier and (self._can_heal or not behind):
             try:
-                _data, self._can_heal = heal(self.corpus, state.key, shard.nbytes, shard.digest)
+                _data, self._can_heal = heal(self.corpus, shard.relative_key, shard.nbytes, shard.digest)
             except TieringError as failure:
                 if not behind:
                     raise
@@ -370,20 +379,6 @@ def _choose(corpus: Corpus, names: Sequence[str] | None) -> tuple[ZarrColumn, ..
     if not wanted:
         raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
     return columns_of(corpus.schema.empty_table().select(wanted).schema)
-
-
-def _states(corpus: Corpus, column: str) -> list[_ShardState]:
-    states = [
-        _ShardState(shard, column, shard.key.removeprefix(corpus.key("")), corpus.tier)
-        for shard in shards_of(corpus, column)
-    ]
-    if corpus.format == "arrow":
-        offsets, crcs = (corpus.manifest[name].to_pylist() for name in ("block_offsets", "block_crcs"))
-        for state in states:
-            bounds = offsets[state.shard.number]
-            state.spans = [BlockSpan(start, stop - start) for start, stop in pairwise(bounds)]
-            state.crcs = crcs[state.shard.number]
-    return states
 
 
 def _as_rows(slot: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:

@@ -12,14 +12,19 @@ NAME = "text"
 SHARD_SIZE = "16KiB"
 
 
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 def main(file: Path, folder: Path) -> None:
     with local_cluster(processes=True, workers=2) as client:
-        print("cluster is up", flush=True)
+        say("cluster is up")
         lake = open_tier(folder / "lake", "lake")
         corpus = ingest(file, lake, NAME, reader="text", shard_size=SHARD_SIZE, client=client)
-        print("ingested", flush=True)
+        say("ingested")
         plan_move(corpus, open_tier(folder / "disk", "disk")).run(client)
-        print("moved", flush=True)
+        say("moved")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 Change = dict[str, "File | Folder | None"]
 """New meaning of some names of one folder, at once; None takes a name away."""
 
+RECORDED = ("open", "close", "write", "posix_fallocate", "fsync", "fdatasync")
+RECORDED += ("link", "rename", "unlink", "mkdir", "rmdir")
 POLICIES = ("nothing more", "all names", "some names")
 
 
@@ -55,9 +57,7 @@ class Recorder:
         self._lock = threading.RLock()
 
     def install(self) -> None:
-        for name in ("open", "close", "write", "posix_fallocate", "fsync", "fdatasync", "link", "rename", "unlink"):
-            setattr(os, name, self._wrap(name, getattr(os, name)))
-        for name in ("mkdir", "rmdir"):
+        for name in RECORDED:
             setattr(os, name, self._wrap(name, getattr(os, name)))
 
     def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,7 +150,7 @@ class Model:
         self._folder_of(key).changes.append({key.rpartition("/")[2]: node})
 
     def rename(self, old: str, new: str) -> None:
-        assert os.path.dirname(old) == os.path.dirname(new), "only within a folder is a rename modelled"
+        assert old.rpartition("/")[0] == new.rpartition("/")[0], "only within a folder is a rename modelled"
         names: Change = {old.rpartition("/")[2]: None, new.rpartition("/")[2]: self.node(old)}
         self._folder_of(new).changes.append(names)
 
@@ -188,11 +188,12 @@ class Model:
 
     def _copy(self, folder: Folder) -> Folder:
         copied = Folder(synced=1)
-        entries = {
-            name: self._copy(node) if isinstance(node, Folder) else File(bytearray(node.volatile), node.durable)
-            for name, node in folder.now.items()
-        }
-        copied.changes.append({**entries})
+        copied.changes.append(
+            {
+                name: self._copy(node) if isinstance(node, Folder) else File(node.volatile[:], node.durable)
+                for name, node in folder.now.items()
+            }
+        )
         return copied
 
 

@@ -20,7 +20,11 @@ from types import TracebackType
 from typing import Self
 
 DEADLINE_SECONDS = 60.0
-_TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _CTRL_C = b"\x03"
 
 STARTED = "python process started"
@@ -31,14 +35,16 @@ MAIN = "from tiering.cli.main import main; main()"
 class Terminal:
     """A running command. `output` and `errors` hold what it wrote so far."""
 
-    def __init__(self, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._master, slave = pty.openpty()
         path = os.pathsep.join(filter(None, sys.path))
-        variables = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "TERM": "dumb", **(environment or {})}
+        variables = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "TERM": "dumb"}
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-c", _TAKE_TERMINAL, *map(str, command)],
             cwd=folder,
-            env=variables,
+            env={**variables, **(environment or {})},
             stdin=slave,
             stdout=subprocess.PIPE,
             stderr=slave,

@@ -30,10 +30,10 @@ from tiering.stores.block import format_volume
 ROUNDS = int(os.environ.get("TIERING_KILL_ROUNDS", "100"))
 """Kills of ingest, and as many of move."""
 
-STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "4"))
-"""Kill before every change (1) or every fourth, where an arrow ingest and move get every one anyway."""
+STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "8"))
+"""Kill before every change (1), or before every eighth; ingest and move of Arrow get every one anyway."""
 
-COUNT = 96
+COUNT = 64
 SMALL_COUNT = 20
 FORMS = ("zarr", "arrow")
 VOLUME_BYTES = 1 << 20

@@ -23,7 +23,8 @@ def test_ingest_that_returned_survives_a_power_cut_and_one_that_did_not_is_finis
 ) -> None:
     (tmp_path / "disk").mkdir()
     facts: list[Any] = [form, 1, COUNT]
-    found = zygote.value("cut_power", str(tmp_path), STRIDE, "ingest_again", "ingest_rows", [], "/place", *facts)
+    job = ["ingest_again", "ingest_rows", [], "/place", *facts]
+    found = zygote.value("cut_power", str(tmp_path), STRIDE, *job)
     assert found[-len(POLICIES) :] == ["whole"] * len(POLICIES)
     assert found.count("absent") * STRIDE > 20
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ import pytest
 
 from tests.faults.terminal import MAIN, Terminal
 from tests.faults.zygote import Zygote
+from tiering import Corpus, ingest, open_tier, process, verify
+from tiering.claim import Claim, claimed
+from tiering.errors import Conflict, Locked
+from tiering.stores.base import Store
 from tiering.stores.block import format_volume
+from tiering.stores.memory import MemoryStore
+from tiering.stores.wrappers import Wrapper
 
-ROUNDS = int(os.environ.get("TIERING_RACE_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("TIERING_RACE_ROUNDS", "6"))
 COUNT = 40
 FORMS = ("zarr", "arrow")
 
@@ -126,8 +134,76 @@ def test_two_releases_never_delete_both_copies(zygote: Zygote, rival: Zygote, tm
         assert "whole" in looks
 
 
+INTENTS = [letter * 64 for letter in "abc"]
+
+
+class Interposed(Wrapper):
+    """Lets something happen right after its first listing."""
+
+    def __init__(self, inner: Store, then: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self._then = [then]
+
+    def children(self, prefix: str = "") -> Sequence[str]:
+        found = self.inner.children(prefix)
+        while self._then:
+            self._then.pop()()
+        return found
+
+
+def test_claim_that_was_overtaken_by_two_others_gives_way() -> None:
+    store = MemoryStore("memory")
+    first, second, slow = INTENTS
+    with claimed(store, "web", first, shared=False):
+        pass
+    with contextlib.ExitStack() as held:
+
+        def overtake() -> None:
+            with claimed(store, "web", first, shared=False):
+                pass
+            held.enter_context(claimed(store, "web", second, shared=False))
+
+        with pytest.raises(Conflict), claimed(Interposed(store, overtake), "web", slow, shared=False):
+            pytest.fail("two intents hold one name")
+    with claimed(store, "web", slow, shared=False):
+        pass
+
+
+def test_claim_of_a_process_whose_number_was_given_to_another_does_not_count(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    reused = replace(process.current(), started=1)
+    claim = Claim(1, INTENTS[0], reused, "token")
+    tier.store.write("web/.tiering/claims/00000001.json", [claim.encode()])
+    with claimed(tier.store, "web", INTENTS[1], shared=False):
+        pass
+
+
 def tiering(folder: Path, *arguments: object) -> Terminal:
-    return Terminal([sys.executable, "-c", MAIN, *map(str, arguments)], folder)
+    environment = {"TERM": "xterm"}
+    return Terminal([sys.executable, "-c", MAIN, *map(str, arguments)], folder, environment)
+
+
+def test_ingest_beside_one_at_work_is_refused_until_that_ends(tmp_path: Path) -> None:
+    for name in ("text", "other"):
+        (tmp_path / name).write_bytes(name.encode() * 500_000)
+    lake = open_tier(tmp_path / "lake")
+    options = ("--to", "./lake", "--name", "web", "--reader", "text", "--shard-size", "16KiB")
+
+    def ingest_here(name: str) -> Corpus:
+        return ingest(tmp_path / name, lake, "web", reader="text", shard_size="16KiB")
+
+    with tiering(tmp_path, "ingest", tmp_path / "text", *options) as at_work:
+        at_work.wait_for("web: ")  # its progress bar
+        os.killpg(at_work.process.pid, signal.SIGSTOP)
+        with pytest.raises(Locked):
+            ingest_here("text")
+        with pytest.raises(Conflict):
+            ingest_here("other")
+        os.killpg(at_work.process.pid, signal.SIGKILL)
+        assert at_work.end() == -signal.SIGKILL
+    assert verify(ingest_here("other")).ok
+    with pytest.raises(Conflict):
+        ingest_here("text")
 
 
 def test_command_ingest_of_other_content_exits_with_1(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,10 +92,11 @@ def serve() -> None:
     gc.disable()  # children share the pages of what was imported; a collection would copy them all
     for line in sys.stdin:
         job, arguments, kill_after_seconds = json.loads(line)
-        assert len(os.listdir("/proc/self/task")) == 1, "forking with threads"
+        assert len(list(Path("/proc/self/task").iterdir())) == 1, "forking with threads"
         assert "obstore" not in sys.modules, "forking with obstore"
         outcome = _fork(getattr(work, job), arguments, kill_after_seconds)
-        print(json.dumps(outcome), flush=True)
+        sys.stdout.write(f"{json.dumps(outcome)}\n")
+        sys.stdout.flush()
 
 
 def _fork(job: Any, arguments: list[Any], kill_after_seconds: float | None) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _fork(job: Any, arguments: list[Any], kill_after_seconds: float | None) -> d
     os.close(write_end)
     limit = DEADLINE_SECONDS if kill_after_seconds is None else kill_after_seconds
     try:
-        with open(read_end, "rb") as answer:
+        with os.fdopen(read_end, "rb") as answer:
             poll = select.poll()
             handle = os.pidfd_open(child)
             poll.register(handle, select.POLLIN)
@@ -133,9 +135,9 @@ def _work(job: Any, arguments: list[Any], write_end: int) -> None:
     """Do the job and leave without any of the interpreter's ceremonies."""
     try:
         told: dict[str, Any] = {"value": job(*arguments)}
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # a child must not go on as the zygote
         told = {"error": traceback.format_exc()}
-    with open(write_end, "w") as answer:
+    with os.fdopen(write_end, "w") as answer:
         json.dump(told, answer)
     os._exit(0)
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from tiering import Tier, open_tier
-from tiering.graph import local_cluster
-from tiering.monitor.stats import COUNTERS
 
 
 @pytest.fixture
@@ -51,7 +49,15 @@ def memory() -> Iterator[Tier]:
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Client]:
-    """Two worker processes on loopback, for all tests that need some; never the current client."""
-    with local_cluster(processes=True, workers=2) as client, client.as_current():
+    """Two worker processes on loopback, for all tests that ask for them: it is not the current client."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as workers,
+        Client(workers, set_as_default=False) as client,
+    ):
         yield client
-    COUNTERS.reset()

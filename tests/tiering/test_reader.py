@@ -90,6 +90,14 @@ def test_reader_reads_every_block_of_every_column(corpus: Corpus) -> None:
     assert reader.counts.bytes_fetched == reader.counts.bytes_needed <= reader.stored_bytes
 
 
+def test_reader_is_not_taken_in_by_another_shard_of_the_same_form(tmp_path: Path) -> None:
+    corpus = alone(stage(tmp_path, "zarr"))
+    first, second, *_ = shard_files(corpus)
+    first.write_bytes(second.read_bytes())  # every CRC in it is right
+    with pytest.raises(Corrupt, match="another block"):
+        read_all(corpus)
+
+
 def test_reader_reads_through_a_cache_of_any_size(corpus: Corpus, tmp_path: Path) -> None:
     for number, share in enumerate((0.1, 0.6, 2)):
         cache = NodeCache(tmp_path / str(number), int(share * corpus.nbytes))
@@ -357,8 +365,8 @@ def test_reader_finds_a_bad_copy_in_the_cache_and_fetches_a_new_one(
     reader.counts.reset()
     for block in range(SHARD_BLOCKS):
         check_block(reader, 0, block, range(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS))
-    keys = [staged.key(states[0].key) for states in reader._shards.values()]
-    sizes = sum(states[0].shard.nbytes for states in reader._shards.values())
+    keys = [shards[0].key for shards in reader._shards.values()]
+    sizes = sum(shards[0].nbytes for shards in reader._shards.values())
     if damage is zero or (damage is cut_in_half and not new_epoch):
         assert reader.counts.damaged == [("node cache", key) for key in keys]
     if new_epoch or damage is not remove:

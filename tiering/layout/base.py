@@ -23,13 +23,14 @@ class EncodedShard:
         nbytes: length of the concatenation.
         block_offsets: Arrow: the start of every block's message and, last, the end of the last one (one more
             than blocks). Zarr: None, its index is inside the shard.
-        block_crcs: Arrow: CRC32C of the bytes [block_offsets[i], block_offsets[i + 1]). Zarr: None.
+        block_crcs: CRC32C of each block. Arrow: of the bytes [block_offsets[i], block_offsets[i + 1]). Zarr:
+            of what precedes the same CRC in the shard; two shards of one form differ in nothing else.
     """
 
     buffers: list[Buffer]
     nbytes: int
     block_offsets: list[int] | None
-    block_crcs: list[int] | None
+    block_crcs: list[int]
 
 
 @dataclass(frozen=True, slots=True)

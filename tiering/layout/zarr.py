@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tiering.digest import CRC_BYTES, Buffer
+from tiering.digest import CRC_BYTES, Buffer, crc32c
 from tiering.errors import Corrupt, FormatError, UsageError
 from tiering.keys import validate
 from tiering.layout.base import BlockSpan, EncodedShard, pad_bytes
@@ -28,7 +28,7 @@ from tiering.layout.zarr_documents import (
     group_documents,
     parse_group,
 )
-from tiering.layout.zarr_index import check_block, crc_bytes, encode_index, index_bytes, read_index
+from tiering.layout.zarr_index import check_block, encode_index, index_bytes, read_index
 
 __all__ = [
     "BlockSpan",
@@ -227,15 +227,18 @@ def encode_shard(layout: ZarrLayout, column: ZarrColumn, values: np.ndarray[Any,
         raise UsageError(f"a shard has 1 to {layout.shard_rows} rows, not {len(values)}")
     buffers: list[Buffer] = []
     spans: list[BlockSpan] = []
+    crcs: list[int] = []
     position = 0
     for start in range(0, len(values), layout.block_rows):
         pad = pad_bytes(position)
         payload = _encode_block(layout, column, values[start : start + layout.block_rows])
         spans.append(BlockSpan(position + pad, len(payload) + CRC_BYTES))
         position = spans[-1].offset + spans[-1].nbytes
-        buffers += [bytes(pad), payload, crc_bytes(payload)] if pad else [payload, crc_bytes(payload)]
+        crcs.append(crc32c(payload))
+        stored_crc = crcs[-1].to_bytes(CRC_BYTES, "little")
+        buffers += [bytes(pad), payload, stored_crc] if pad else [payload, stored_crc]
     buffers.append(encode_index(spans, layout.nblocks))
-    return EncodedShard(buffers, position + index_bytes(layout.nblocks), None, None)
+    return EncodedShard(buffers, position + index_bytes(layout.nblocks), None, crcs)
 
 
 def decode_block(

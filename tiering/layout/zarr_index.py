@@ -53,11 +53,16 @@ def read_index(tail: Buffer, nblocks: int, shard_bytes: int | None = None) -> li
     return spans
 
 
-def check_block(stored: memoryview) -> memoryview:
-    """Return what precedes the CRC32C at the end of `stored`, or raise `Corrupt` where that is wrong."""
+def check_block(stored: memoryview, expected: int | None = None) -> memoryview:
+    """Return what precedes the CRC32C at the end of `stored`, or raise `Corrupt` where that is wrong.
+
+    With `expected`, it must be that one too: another block of the same form has a right CRC of its own.
+    """
     payload = stored[:-CRC_BYTES]
     if len(stored) < CRC_BYTES or stored[-CRC_BYTES:] != crc_bytes(payload):
         raise Corrupt(f"CRC32C over {len(payload)} stored bytes is wrong")
+    if expected is not None and int.from_bytes(stored[-CRC_BYTES:], "little") != expected:
+        raise Corrupt(f"the {len(payload)} stored bytes are those of another block")
     return payload
 
 

@@ -155,7 +155,8 @@ def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
         first = schema if first is None else first
         if not schema.equals(first):
             told = (
-                ", ".join(str(field) for field in schema if field not in first) or "fewer or in another order"
+                ", ".join(f"{field.name} {field.type}" for field in schema if field not in first)
+                or "fewer or in another order"
             )
             raise FormatError(
                 f"{file!r} has other columns than {files[0]!r}: {told}",
@@ -167,7 +168,10 @@ def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
 def _parquet_files(path: str | os.PathLike[str]) -> list[str]:
     found = Path(path).absolute()
     if found.is_dir():
-        inside = [file for file in found.rglob("*") if file.name.endswith(ENDINGS) and file.is_file()]
+        inside = [file for file in found.rglob("*") if file.name.endswith(ENDINGS) and not file.is_dir()]
+        for file in inside:
+            if not file.is_file():
+                raise FormatError(f"{str(file)!r} is not a file, or leads to none", hint="Leave it out")
         return sorted(map(str, inside))
     if not found.is_file():
         raise NotFound(f"no file or folder {os.fspath(path)!r}", hint="Give paths that exist")
