@@ -86,6 +86,11 @@ def seen(loader: Loader) -> list[list[int]]:
     return found
 
 
+def joined(*ranks: list[list[int]]) -> list[list[int]]:
+    """The global batches of some ranks."""
+    return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
+
+
 def start_python(code: str, *arguments: Any) -> subprocess.Popen[str]:
     """A new interpreter that runs `code` with these arguments, as imports are here."""
     return subprocess.Popen(

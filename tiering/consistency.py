@@ -78,6 +78,9 @@ def check_format(manifest: Manifest) -> None:
     overlap = set(manifest.documents).intersection(manifest.table["key"].to_pylist())
     if overlap:
         raise FormatError(f"a manifest has {min(overlap)!r} both as shard and as document")
+    blocks = -(-_numbers(manifest.table, "rows") // manifest.block_rows)
+    if (_lengths(manifest.table, "block_crcs") != blocks).any():
+        raise FormatError("a manifest has another number of CRCs than blocks")
     if manifest.format == "zarr":
         _check_zarr(manifest)
     else:
@@ -116,19 +119,18 @@ def _check_arrow(manifest: Manifest) -> None:
     table = manifest.table
     if pc.unique(table["column"]).to_pylist() != [""]:
         raise FormatError("a manifest of an Arrow corpus has shards of single columns")
-    offsets, crcs = (table[name].combine_chunks() for name in ("block_offsets", "block_crcs"))
-    blocks = -(-_numbers(table, "rows") // manifest.block_rows)
-    if offsets.null_count or crcs.null_count or offsets.flatten().null_count or crcs.flatten().null_count:
-        raise FormatError("a manifest of an Arrow corpus lacks block offsets or CRCs")
-    counts = offsets.value_lengths().to_numpy().astype(np.int64)
-    if (counts != blocks + 1).any() or (crcs.value_lengths().to_numpy() != blocks).any():
-        raise FormatError("a manifest has another number of block offsets or CRCs than blocks")
-    flat: _Numbers = offsets.flatten().to_numpy()
-    last = np.cumsum(counts) - 1
-    steps = np.diff(flat)
-    steps[last[:-1]] = 1  # from one shard to the next
-    if (flat < 0).any() or (steps <= 0).any() or (flat[last] > _numbers(table, "nbytes")).any():
-        raise FormatError("a manifest has block offsets that do not ascend within their shard")
+    if (_lengths(table, "block_offsets") != _lengths(table, "block_crcs") + 1).any():
+        raise FormatError("a manifest has another number of block offsets than blocks")
+    nbytes = _numbers(table, "nbytes")
+    start = 0
+    for lists in table["block_offsets"].chunks:  # they are many: no copy of all of them
+        flat: _Numbers = lists.flatten().to_numpy()
+        last = np.cumsum(lists.value_lengths().to_numpy().astype(np.int64)) - 1
+        steps = np.diff(flat)
+        steps[last[:-1]] = 1  # from one shard to the next
+        if (flat < 0).any() or (steps <= 0).any() or (flat[last] > nbytes[start : start + len(lists)]).any():
+            raise FormatError("a manifest has block offsets that do not ascend within their shard")
+        start += len(lists)
 
 
 def _first_of_column(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -139,6 +141,14 @@ def _first_of_column(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if np.count_nonzero(first) != len(encoded.dictionary):
         raise FormatError("a manifest has the shards of a column in more than one place")
     return first
+
+
+def _lengths(table: pa.Table, name: str) -> _Numbers:
+    """How long the lists of a column are; none may be null, nor anything in them."""
+    chunks = table[name].chunks
+    if any(lists.null_count or lists.flatten().null_count for lists in chunks):
+        raise FormatError(f"a manifest lacks {name}")
+    return np.concatenate([lists.value_lengths().to_numpy().astype(np.int64) for lists in chunks])
 
 
 def _numbers(table: pa.Table, name: str) -> _Numbers:

@@ -122,9 +122,9 @@ def _on_threads(tasks: Iterable[Delayed]) -> Iterator[Any]:
 def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:
     threads = sum(client.nthreads().values()) or 1
     waiting = iter(tasks)
-    flying = as_completed(
-        [client.compute(task) for task in islice(waiting, threads * _FLIGHTS_PER_THREAD)], with_results=True
-    )
+    first = [client.compute(task) for task in islice(waiting, threads * _FLIGHTS_PER_THREAD)]
+    # The loop by name: else it takes that of the default client, which need not be this one.
+    flying = as_completed(first, loop=client.loop, with_results=True)
     try:
         for done in flying.batches():
             for future, result in done:

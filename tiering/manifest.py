@@ -32,6 +32,8 @@ MAX_MANIFEST_BYTES: Final = 1 << 30
 MAX_SHARDS: Final = 20_000_000
 MAX_DECODED_BYTES: Final = 8 << 30
 MAX_META_BYTES: Final = 64 << 20
+ROW_GROUP_SHARDS: Final = 1 << 15
+"""A row group is decoded at a time: small ones bound the memory that takes."""
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -43,7 +45,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         pa.field("digest", pa.string(), nullable=False),  # BLAKE3
         pa.field("row_start", pa.int64(), nullable=False),
         pa.field("block_offsets", pa.list_(pa.int64())),  # block starts and the last one's end; Arrow only
-        pa.field("block_crcs", pa.list_(pa.uint32())),  # CRC32C of each block; Arrow only
+        pa.field("block_crcs", pa.list_(pa.uint32()), nullable=False),  # CRC32C of each block
     ]
 )
 _FILLED: Final = [field.name for field in MANIFEST_SCHEMA if not field.nullable]
@@ -97,7 +99,14 @@ class Manifest:
         }
         table = self.table.replace_schema_metadata({"tiering": json.dumps(meta, sort_keys=True)})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True, use_dictionary=["column"])
+        pq.write_table(
+            table,
+            sink,
+            row_group_size=ROW_GROUP_SHARDS,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=["column"],
+        )
         return bytes(sink.getvalue())
 
 

@@ -191,7 +191,12 @@ def test_ingest_killed_before_every_change_is_finished_by_the_next(
 
 @pytest.mark.parametrize(
     ("form", "job", "stride"),
-    [("arrow", "move_rows", 1), ("zarr", "move_rows", STRIDE), ("arrow", "demote_rows", STRIDE)],
+    [
+        ("arrow", "move_rows", 1),
+        ("zarr", "move_rows", STRIDE),
+        ("arrow", "demote_rows", STRIDE),
+        ("arrow", "move_and_release", STRIDE),
+    ],
 )
 def test_move_killed_before_every_change_is_finished_by_the_next(
     zygote: Zygote, tmp_path: Path, form: str, job: str, stride: int
@@ -203,8 +208,8 @@ def test_move_killed_before_every_change_is_finished_by_the_next(
         shutil.copytree(tmp_path / "source", folder / "from")
         return [str(folder / "from"), str(folder / "to")]
 
-    again = job.replace("rows", "again")
-    seen = kill_at_every_change(zygote, tmp_path, job, setup, again, *facts, stride=stride)
+    again, *last = ("move_again",) if job == "move_rows" else ("demote_again", job)
+    seen = kill_at_every_change(zygote, tmp_path, job, setup, again, *facts, *last, stride=stride)
     assert len(seen) > 1, seen
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import work
 from tests.faults.terminal import MAIN, Terminal
 from tests.faults.zygote import Zygote
 from tiering import Corpus, ingest, open_tier, process, verify
@@ -176,6 +177,21 @@ def test_claim_of_a_process_whose_number_was_given_to_another_does_not_count(tmp
     tier.store.write("web/.tiering/claims/00000001.json", [claim.encode()])
     with claimed(tier.store, "web", INTENTS[1], shared=False):
         pass
+
+
+def test_ingest_looks_again_once_it_holds_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["tiering.ingest"]
+    place = str(tmp_path)
+
+    def claimed_late(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, "claimed", claimed)
+        work.ingest_rows(place, "arrow", 1, COUNT)  # by another process, from beginning to end
+        return claimed(*arguments, **options)
+
+    monkeypatch.setattr(module, "claimed", claimed_late)
+    with pytest.raises(Conflict):
+        work.ingest_rows(place, "arrow", 2, COUNT)
+    assert work.look(place, "arrow", 1, COUNT) == "whole"
 
 
 def tiering(folder: Path, *arguments: object) -> Terminal:

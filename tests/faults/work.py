@@ -96,6 +96,16 @@ def demote_rows(source: str, target: str) -> str:
     return result.status
 
 
+def move_and_release(source: str, target: str) -> int:
+    """The same by the plan itself; a second run has nothing to plan and only finishes the release."""
+    kept, to = open_tier(source, "source"), tier_at(target)
+    try:
+        plan = plan_move(open_corpus(kept, NAME), to, release=True)
+    except NotFound:
+        return release(open_corpus(to, NAME), kept)
+    return int(plan.run().moved)
+
+
 def look(place: str, form: str, seed: int, count: int) -> str:
     """``absent`` or ``whole``; anything else, half or wrong, is an error."""
     tier = tier_at(place)
@@ -148,11 +158,11 @@ def move_again(source: str, target: str, form: str, seed: int, count: int) -> st
     return found
 
 
-def demote_again(source: str, target: str, form: str, seed: int, count: int) -> str:
+def demote_again(source: str, target: str, form: str, seed: int, count: int, job: str = "demote_rows") -> str:
     """The same for a demote: there is always a whole copy, and in the end exactly one."""
     found = f"{look(source, form, seed, count)} {look(target, form, seed, count)}"
     assert "whole" in found
-    demote_rows(source, target)
+    globals()[job](source, target)
     assert look(source, form, seed, count) == "absent"
     assert look(target, form, seed, count) == "whole"
     left = [info.key for info in tier_at(source).store.list(NAME)]

@@ -35,6 +35,7 @@ def zarr_manifest(
             "nbytes": 7 + shard,
             "digest": digest(f"{column.name} {shard}".encode()),
             "row_start": layout.shard_range(shard)[0],
+            "block_crcs": list(range(layout.shard_blocks(shard))),
         }
         for column in columns
         for shard in range(layout.shards)
@@ -181,6 +182,10 @@ def with_cell(made: Manifest, row: int, column: str, value: Any) -> pa.Table:
         (0, "digest", "0" * 63),
         (0, "digest", "G" * 64),
         (0, "digest", "0" * 64 + "\n"),
+        (0, "block_crcs", None),
+        (0, "block_crcs", []),
+        (0, "block_crcs", [1, 2]),
+        (0, "block_crcs", [None]),
         (0, "key", None),
         (0, "rows", None),
         (0, "digest", None),

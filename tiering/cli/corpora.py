@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from rich.table import Table
 from tiering import catalog
 from tiering.cli.session import Session
 from tiering.corpus import Corpus, open_corpus
-from tiering.errors import TieringError, UsageError
+from tiering.errors import NotFound, TieringError, UsageError
 from tiering.ingest import DEFAULT_SHARD_SIZE, ingest
 from tiering.move import release
 from tiering.plan import plan_move
@@ -142,9 +144,14 @@ def move_command(
     Prints what it will cost first. Running it again skips what is there and right.
     """
     session = Session.of(context)
-    plan = plan_move(
-        open_corpus(session.source(source), name, version), session.tier(target), release=release_source
-    )
+    place, other = session.source(source), session.tier(target)
+    corpus = _open_on(place, [other] if release_source else [], name, version)
+    if corpus.tier == other and not dry_run:  # all but the rest of a release was done by an earlier run
+        freed = release(corpus, place)
+        document = {"ok": True, "moved": 0, "skipped": corpus.manifest.num_rows, "bytes": 0, "freed": freed}
+        session.result(document, f"It was there; {format_bytes(freed)} given back on {escape(place.name)}")
+        return
+    plan = plan_move(corpus, other, release=release_source)
     planned: dict[str, Any] = {
         "bytes": plan.nbytes,
         "requests": plan.requests,
@@ -217,8 +224,20 @@ def release_command(
     if min_copies < 1:
         raise UsageError(f"min_copies = {min_copies} is below 1", hint="The last copy is never released")
     with session.client() as client:
-        freed = release(open_corpus(place, name), place, min_copies=min_copies, copies=others, client=client)
+        corpus = _open_on(place, others, name)
+        freed = release(corpus, place, min_copies=min_copies, copies=others, client=client)
     session.result({"ok": True, "bytes": freed}, f"{format_bytes(freed)} given back on {escape(place.name)}")
+
+
+def _open_on(place: Tier, others: Sequence[Tier], name: str, version: int | None = None) -> Corpus:
+    """The corpus on `place` or, where a release that was stopped has begun to delete it, on one of `others`."""
+    try:
+        return open_corpus(place, name, version)
+    except NotFound:
+        for other in others:
+            with contextlib.suppress(NotFound):
+                return open_corpus(other, name, version)
+        raise
 
 
 def _others(session: Session, place: Tier) -> list[Tier]:

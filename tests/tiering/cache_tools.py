@@ -1,0 +1,79 @@
+"""Node caches of shards that are told by a number, for tests of the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tiering import NodeCache
+from tiering.digest import digest
+from tiering.errors import NotFound
+
+Make = Callable[..., NodeCache]
+
+
+NBYTES = 1000
+
+
+def shard(number: int, nbytes: int = NBYTES) -> bytes:
+    return random.Random(number).randbytes(nbytes)
+
+
+def name_of(number: int) -> str:
+    return digest(shard(number))
+
+
+@contextlib.contextmanager
+def caches_in(folder: Path) -> Iterator[Make]:
+    """Makes caches in one folder, closed at the end."""
+    made = []
+
+    def make_cache(shards: float, policy: str = "pin", path: Path = folder) -> NodeCache:
+        made.append(NodeCache(path, int(shards * NBYTES), policy))
+        return made[-1]
+
+    yield make_cache
+    for each in made:
+        each.close()
+
+
+def put(nodes: NodeCache, number: int, fetched: list[int] | None = None) -> bool:
+    def fetch() -> Sequence[bytes]:
+        if fetched is not None:
+            fetched.append(number)
+        return [shard(number)[:10], shard(number)[10:]]
+
+    return nodes.get(name_of(number), NBYTES, fetch)
+
+
+def content(nodes: NodeCache, number: int) -> bytes:
+    data = bytearray(NBYTES)
+    nodes.read_into(name_of(number), 0, memoryview(data))
+    return bytes(data)
+
+
+def held(nodes: NodeCache, numbers: Sequence[int] = range(20)) -> list[int]:
+    """Shards that are there, each found to be right."""
+    found = []
+    for number in numbers:
+        with contextlib.suppress(NotFound):
+            assert content(nodes, number) == shard(number)
+            found.append(number)
+    return found
+
+
+def files_below(path: Path) -> list[Path]:
+    return sorted(file for file in (path / "objects").rglob("*") if file.is_file())
+
+
+def on_disk(nodes: NodeCache) -> int:
+    """Bytes of all files while nobody reserves or evicts, unfinished ones included."""
+    sizes = {}
+    with nodes._transaction():
+        for file in files_below(nodes.path):
+            with contextlib.suppress(FileNotFoundError):
+                stats = file.stat()
+                sizes[stats.st_ino] = stats.st_size
+    return sum(sizes.values())

@@ -1,0 +1,261 @@
+"""The node cache on what is broken: leftovers of crashes and of people, and sickness that stops nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loaders import Loader
+from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
+from tests.tiering.cache_tools import (
+    NBYTES,
+    Make,
+    caches_in,
+    files_below,
+    held,
+    name_of,
+    put,
+)
+from tiering import cache, open_tier
+from tiering.errors import Unavailable
+from tiering.keys import TEMP_PREFIX
+from tiering.stores.file import FileStore
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    with caches_in(tmp_path / "cache") as make_cache:
+        yield make_cache
+
+
+# What a crash or a person leaves behind.
+
+
+def test_cache_sweeps_unfinished_files(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "objects" / "ab"
+    folder.mkdir(parents=True)
+    (folder / f"{TEMP_PREFIX}dead").write_bytes(bytes(5000))
+    nodes = make(1)
+    assert put(nodes, 1)
+    assert len(files_below(nodes.path)) == 1
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_cache_whose_index_is_lost_takes_over_the_files_that_fit(make: Make, shards: int) -> None:
+    nodes, fetched = make(4), list[int]()
+    for number in range(4):
+        put(nodes, number)
+    nodes.close()
+    for file in nodes.path.glob("index.sqlite*"):
+        file.unlink()
+    (nodes.path / "objects" / "README").write_text("not a shard")
+    after = make(shards)
+    kept = held(after) if after.status() else []
+    assert len(kept) == min(shards, 4)
+    assert all(put(after, number, fetched) for number in kept)
+    assert not fetched
+    assert after.status().used_bytes == len(kept) * NBYTES
+    assert (nodes.path / "objects" / "README").exists()
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+@pytest.mark.parametrize("reopened", [True, False])
+def test_cache_file_that_was_changed_by_hand_is_fetched_anew(
+    make: Make, damage: str, *, reopened: bool
+) -> None:
+    nodes, fetched = make(1), list[int]()
+    put(nodes, 1)
+    (file,) = files_below(nodes.path)
+    if damage == "deleted":
+        file.unlink()
+    else:
+        os.truncate(file, 10)
+    if reopened:
+        nodes.close()
+    assert put(nodes, 1, fetched)
+    assert fetched == [1]
+    assert held(nodes) == [1]
+    assert nodes.status().used_bytes == NBYTES
+
+
+# Sickness.
+
+
+def break_index(path: Path) -> None:
+    path.mkdir(parents=True)
+    (path / "index.sqlite").write_bytes(b"not a database" * 1000)
+
+
+def break_index_later(path: Path) -> None:
+    path.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path / "index.sqlite")) as db:
+        db.execute("CREATE TABLE entries (something_else TEXT)")
+
+
+def put_a_file_in_its_place(path: Path) -> None:
+    path.write_text("")
+
+
+def put_a_file_in_place_of_its_objects(path: Path) -> None:
+    path.mkdir()
+    (path / "objects").write_text("")
+
+
+def put_a_file_in_place_of_its_locks(path: Path) -> None:
+    path.mkdir()
+    (path / "locks").write_text("")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        break_index,
+        break_index_later,
+        put_a_file_in_its_place,
+        put_a_file_in_place_of_its_objects,
+        put_a_file_in_place_of_its_locks,
+    ],
+)
+def test_cache_that_is_sick_changes_no_row_and_says_so_once(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    harm(tmp_path / "cache")
+    with memory_corpus(640, 16, 4) as corpus, caplog.at_level(logging.WARNING):
+        nodes = make(1000)
+        loader = Loader(corpus, 64, cache=nodes)
+        assert [seen(loader) for _ in range(2)] == [
+            promised(loader.order, 64, epoch=epoch) for epoch in range(2)
+        ]
+        assert loader.stats.hit_ratio <= loader.stats.bound
+        nodes.discard(name_of(1))
+    assert [record.name for record in caplog.records] == ["tiering.cache"]
+    assert "takes no more shards" in caplog.text
+    assert str(nodes.path) in caplog.text
+
+
+def test_cache_status_of_a_sick_one_is_an_error_that_names_it(tmp_path: Path, make: Make) -> None:
+    break_index(tmp_path / "cache")
+    nodes = make(1)
+    assert not put(nodes, 1)
+    with pytest.raises(Unavailable, match=str(nodes.path)):
+        nodes.status()
+
+
+def test_cache_that_falls_sick_gives_what_it_has(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = make(5)
+    put(nodes, 1)
+    put(nodes, 2)
+    monkeypatch.setattr(FileStore, "_write_temp", Breaks(OSError(28, "No space left on device")))
+    assert not put(nodes, 3)
+    monkeypatch.undo()
+    fetched: list[int] = []
+    assert [put(nodes, number, fetched) for number in (1, 2, 3)] == [True, True, False]
+    assert not fetched
+    nodes.discard(name_of(1))
+    assert not put(nodes, 1, fetched)
+    assert len(caplog.records) == 1
+    healthy = make(5)
+    assert put(healthy, 3)
+    assert healthy.status().used_bytes == 2 * NBYTES
+
+
+@pytest.mark.parametrize("number", [1, 13, 30])
+def test_cache_folder_that_may_not_be_written_is_a_sickness(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    nodes = make(5)
+    monkeypatch.setattr(FileStore, "_write_temp", Breaks(OSError(number, os.strerror(number))))
+    assert not put(nodes, 1)
+    assert not put(nodes, 2)
+    assert len(caplog.records) == 1
+
+
+class Breaks:
+    """A function that only raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise self._error
+
+
+def test_cache_whose_index_is_locked_for_ever_is_a_sickness(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "BUSY_SECONDS", 0.0)
+    nodes, other = make(5), make(5)
+    put(nodes, 1)
+    with other._transaction():
+        assert put(nodes, 1)
+        assert not put(nodes, 2)
+    assert len(caplog.records) == 1
+
+
+TRAINING = """
+import resource, sys
+from pathlib import Path
+from loaders import Loader
+from tests.corpora import promised, seen
+from tiering import NodeCache, open_corpus, open_tier
+
+corpus = open_corpus(open_tier(sys.argv[1], "disk"), "c")
+if sys.argv[3] != "-":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+nodes = NodeCache(Path(sys.argv[2]), "1GB")
+loader = Loader(corpus, 64, cache=nodes)
+for epoch in range(2):
+    assert seen(loader) == promised(loader.order, 64, epoch=epoch)
+print(loader.stats.hit_ratio > 0)
+nodes.close()
+"""
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 10_000, 100_000])
+def test_cache_that_may_write_no_large_files_slows_training_only(tmp_path: Path, limit_bytes: int) -> None:
+    make_corpus(open_tier(tmp_path / "tier", "disk"), 640, 16, 4)
+    with start_python(TRAINING, tmp_path / "tier", tmp_path / "cache", limit_bytes) as process:
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert out.strip() == str(limit_bytes == 100_000)
+    assert errors.count("takes no more shards") <= 1
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, nbytes: int) -> Iterator[None]:
+    path.mkdir()
+    mount = shutil.which("mount")
+    if os.geteuid() or mount is None:
+        pytest.skip("only root mounts a disk")
+    command = [mount, "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(path)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_cache_on_a_full_or_read_only_disk_slows_training_only(tmp_path: Path, *, read_only: bool) -> None:
+    make_corpus(open_tier(tmp_path / "tier", "disk"), 640, 16, 4)
+    with small_disk(tmp_path / "cache", 160 << 10):
+        if read_only:
+            run_python(TRAINING, tmp_path / "tier", tmp_path / "cache", "-")
+            subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "cache")], check=True)
+        with start_python(TRAINING, tmp_path / "tier", tmp_path / "cache", "-") as process:
+            out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert out == "True\n"
+    assert errors.count("takes no more shards") == 1
