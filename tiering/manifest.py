@@ -33,7 +33,6 @@ MAX_SHARDS: Final = 20_000_000
 MAX_DECODED_BYTES: Final = 8 << 30
 MAX_META_BYTES: Final = 64 << 20
 ROW_GROUP_SHARDS: Final = 1 << 15
-"""A row group is decoded at a time: small ones bound the memory that takes."""
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -97,16 +96,13 @@ class Manifest:
             "schema": base64.b64encode(schema_to_bytes(self.schema)).decode(),
             "documents": {key: text.decode() for key, text in sorted(self.documents.items())},
         }
-        table = self.table.replace_schema_metadata({"tiering": json.dumps(meta, sort_keys=True)})
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            sink,
-            row_group_size=ROW_GROUP_SHARDS,
-            compression="zstd",
-            write_page_checksum=True,
-            use_dictionary=["column"],
-        )
+        with pq.ParquetWriter(
+            sink, MANIFEST_SCHEMA, compression="zstd", write_page_checksum=True, use_dictionary=["column"]
+        ) as writer:
+            writer.write_table(self.table.cast(MANIFEST_SCHEMA), ROW_GROUP_SHARDS)
+            # Not as the schema's metadata, which is stored twice.
+            writer.add_key_value_metadata({"tiering": json.dumps(meta, sort_keys=True)})
         return bytes(sink.getvalue())
 
 
@@ -128,7 +124,9 @@ def decode(data: Buffer, name: str) -> Manifest:
         with pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), page_checksum_verification=True) as file:
             meta = _read_meta(file)
             _check_counts(file.metadata)
-            table = file.read().replace_schema_metadata(None).cast(MANIFEST_SCHEMA)
+            # Group by group: all at once takes twice the memory of the table beside it.
+            groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+            table = pa.concat_tables(groups).replace_schema_metadata(None).cast(MANIFEST_SCHEMA)
     except FormatError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -177,6 +175,8 @@ def parse_json(data: Buffer, what: str, limit_bytes: int) -> dict[str, Any]:
 def _check_counts(file: pq.FileMetaData) -> None:
     """Refuse what would take too much memory before it is read."""
     nbytes = sum(file.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    if not file.num_row_groups:
+        raise FormatError("a manifest names no shard")
     if file.num_rows > MAX_SHARDS or nbytes > MAX_DECODED_BYTES:
         raise FormatError(f"a manifest of {file.num_rows} shards and {nbytes} bytes is too large")
 

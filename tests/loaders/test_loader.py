@@ -23,15 +23,14 @@ from tiering import Corpus, ingest, open_tier
 from tiering.errors import NotFound, Unavailable, UsageError
 from tiering.stores.memory import MemoryStore
 
+WORLDS = (1, 2, 3, 4, 6, 12)
+
 
 @pytest.fixture(scope="module")
 def corpus() -> Iterator[Corpus]:
     """600 rows in shards of 64, the last one shorter."""
     with memory_corpus(600, 16, 4) as made:
         yield made
-
-
-WORLDS = (1, 2, 3, 4, 6, 12)
 
 
 def reading_threads() -> list[str]:

@@ -12,8 +12,6 @@ from tiering.digest import digest
 from tiering.errors import NotFound
 
 Make = Callable[..., NodeCache]
-
-
 NBYTES = 1000
 
 

@@ -13,8 +13,6 @@ from tiering import Corpus, NodeCache, open_corpus, open_tier, plan_move
 from tiering.reader import BlockReader
 
 FORMATS: dict[str, dict[str, Any]] = {"zarr": {}, "zstd": {"codec": "zstd:3"}, "arrow": {"format": "arrow"}}
-
-
 ROWS, BLOCK_ROWS, SHARD_BLOCKS = 600, 16, 4
 
 

@@ -11,15 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpora import run_python, start_python
-from tests.tiering.cache_tools import (
-    NBYTES,
-    Make,
-    caches_in,
-    files_below,
-    held,
-    on_disk,
-    put,
-)
+from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, on_disk, put
 from tiering.keys import TEMP_PREFIX
 
 

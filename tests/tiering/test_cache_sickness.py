@@ -16,15 +16,7 @@ import pytest
 
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
-from tests.tiering.cache_tools import (
-    NBYTES,
-    Make,
-    caches_in,
-    files_below,
-    held,
-    name_of,
-    put,
-)
+from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, put
 from tiering import cache, open_tier
 from tiering.errors import Unavailable
 from tiering.keys import TEMP_PREFIX

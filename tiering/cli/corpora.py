@@ -146,7 +146,7 @@ def move_command(
     session = Session.of(context)
     place, other = session.source(source), session.tier(target)
     corpus = _open_on(place, [other] if release_source else [], name, version)
-    if corpus.tier == other and not dry_run:  # all but the rest of a release was done by an earlier run
+    if corpus.tier != place and not dry_run:  # all but the rest of a release was done by an earlier run
         freed = release(corpus, place)
         document = {"ok": True, "moved": 0, "skipped": corpus.manifest.num_rows, "bytes": 0, "freed": freed}
         session.result(document, f"It was there; {format_bytes(freed)} given back on {escape(place.name)}")
@@ -230,7 +230,7 @@ def release_command(
 
 
 def _open_on(place: Tier, others: Sequence[Tier], name: str, version: int | None = None) -> Corpus:
-    """The corpus on `place` or, where a release that was stopped has begun to delete it, on one of `others`."""
+    """The corpus on `place` or, where a stopped release had begun to delete it, on one of `others`."""
     try:
         return open_corpus(place, name, version)
     except NotFound:
