@@ -21,7 +21,8 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout
 from tiering.manifest import MANIFEST_SCHEMA, Manifest
 from tiering.schema import schema_of
 
-ROWS, TOKENS, ROUNDS, SHARDS = 262_144, 2_048, 3, 1_000_000
+ROWS, TOKENS, ROUNDS = 262_144, 2_048, 3
+SHARDS, BLOCKS, BLOCK_ROWS = 1_000_000, 64, 128
 
 
 def run() -> dict[str, object]:
@@ -62,21 +63,32 @@ def plan_a_million() -> dict[str, object]:
     numbers = np.arange(SHARDS)
     table = pa.table(
         {
-            "key": [f"x/c/{number}" for number in range(SHARDS)],
+            "key": [f"x/c/{number}/0" for number in range(SHARDS)],
             "column": ["x"] * SHARDS,
             "shard": numbers,
-            "rows": np.full(SHARDS, 1024),
+            "rows": np.full(SHARDS, BLOCKS * BLOCK_ROWS),
             "nbytes": np.full(SHARDS, 64 << 20),
             "digest": [digest(number.to_bytes(8)) for number in range(SHARDS)],
-            "row_start": numbers * 1024,
+            "row_start": numbers * BLOCKS * BLOCK_ROWS,
             "block_offsets": pa.nulls(SHARDS, pa.list_(pa.int64())),
-            "block_crcs": pa.nulls(SHARDS, pa.list_(pa.uint32())),
+            "block_crcs": pa.ListArray.from_arrays(
+                np.arange(SHARDS + 1, dtype=np.int32) * BLOCKS,
+                np.random.default_rng(7).integers(0, 1 << 32, SHARDS * BLOCKS, dtype=np.uint32),
+            ),
         },
         schema=MANIFEST_SCHEMA,
     )
-    layout = ZarrLayout((ZarrColumn("x", np.dtype("<i8")),), SHARDS * 1024, 1024, 1024)
+    column = ZarrColumn("x", np.dtype("<i8"), (1024,))
+    layout = ZarrLayout((column,), SHARDS * BLOCKS * BLOCK_ROWS, BLOCKS * BLOCK_ROWS, BLOCK_ROWS)
     manifest = Manifest(
-        table, "zarr", schema_of(layout.columns), layout.rows, 1024, "0" * 64, None, 1024, layout.documents()
+        table=table,
+        format="zarr",
+        schema=schema_of(layout.columns),
+        rows=layout.rows,
+        block_rows=layout.block_rows,
+        intent="0" * 64,
+        shard_rows=layout.shard_rows,
+        documents=layout.documents(),
     )
     lake = open_tier("memory://bench-lake", "lake")
     catalog.publish(lake.store, "million", 1, manifest, manifest.encode())

@@ -28,7 +28,7 @@ SMALL_BYTES: Final = 1 << 30
 """Up to here work runs on threads: starting a cluster would take longer than it saves."""
 
 _FLIGHTS_PER_THREAD: Final = 2
-_LOST: Final = (KilledWorker, CancelledError, CommClosedError, ClosedClientError)
+LOST: Final = (KilledWorker, CancelledError, CommClosedError, ClosedClientError)
 """What Dask raises when a worker, the scheduler or the client is gone."""
 
 
@@ -134,16 +134,16 @@ def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:
                 future.release()
                 yield result
             flying.update([client.compute(task) for task in islice(waiting, len(done))])
-    except _LOST as error:
+    except LOST as error:
         raise _failure(type(error).__name__, error) from error
     finally:
-        with contextlib.suppress(*_LOST, TimeoutError):
+        with contextlib.suppress(*LOST, TimeoutError):
             client.cancel(list(flying.futures))
 
 
 def _failure(status: str, result: Any) -> BaseException:
     """What to raise for a task that did not finish; `result` is its error, or (type, error, traceback)."""
     error = result[1] if isinstance(result, tuple) else result
-    if isinstance(error, Exception) and not isinstance(error, _LOST):
+    if isinstance(error, Exception) and not isinstance(error, LOST):
         return error
     return Unavailable(f"the Dask cluster lost a task ({status}: {error})", hint="Run it again to go on")

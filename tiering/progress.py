@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from tiering.graph import LOST
 from tiering.monitor import plugin
 from tiering.monitor.stats import COUNTERS
 
@@ -35,7 +37,8 @@ class Tracker:
         self._done += nbytes
         COUNTERS.set_move(self._name, self._done, self._total)
         if self._client is not None:
-            plugin.publish_move(self._client, self._name, self._done, self._total)
+            with contextlib.suppress(*LOST):  # the work itself will say that the cluster is gone
+                plugin.publish_move(self._client, self._name, self._done, self._total)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done)
 

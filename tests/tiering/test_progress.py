@@ -31,6 +31,13 @@ def test_track_without_a_terminal_shows_nothing(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "")
 
 
+def test_track_of_a_cluster_that_is_gone_goes_on(cluster: Client) -> None:
+    with Client(cluster.scheduler.address, set_as_default=False) as client:
+        pass
+    with track("a move to nowhere", 13, client, show=False) as bar:
+        bar.advance(13)
+
+
 def test_track_tells_a_cluster(lake: Tier, disk: Tier, cluster: Client) -> None:
     plan_move(small(lake), disk).run(cluster)
     (event,) = [

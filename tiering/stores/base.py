@@ -112,7 +112,7 @@ class Store(ABC):
         return True
 
     def locate(self, key: str) -> Extent | None:
-        """Where the bytes of `key` lie in a file or device of this machine; None where they have no address."""
+        """Where the bytes of `key` lie in a file or device here; None where they have no address."""
         self.stat(key)
         return None
 
