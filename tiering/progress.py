@@ -36,7 +36,7 @@ class Tracker:
         """Add bytes that are done."""
         self._done += nbytes
         COUNTERS.set_move(self._name, self._done, self._total)
-        if self._client is not None:
+        if self._client is not None and self._client.status == "running":
             with contextlib.suppress(*LOST):  # the work itself will say that the cluster is gone
                 plugin.publish_move(self._client, self._name, self._done, self._total)
         if self._bar is not None and self._task is not None:

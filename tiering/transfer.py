@@ -7,11 +7,13 @@ digest that the manifest names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
-from tiering.digest import Buffer, digest
+from tiering.digest import Buffer, Hasher, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import Store
+
+_PIECE_BYTES: Final = 4 << 20  # stays in the processor's cache between reading and hashing
 
 Outcome = Literal["moved", "skipped"]
 
@@ -21,9 +23,22 @@ def is_verified(store: Store, key: str, nbytes: int, expected: str) -> bool:
     try:
         if store.stat(key).nbytes != nbytes:
             return False
-        return digest(store.read(key)) == expected
+        return _digest_there(store, key, nbytes) == expected
     except (NotFound, Corrupt):
         return False
+
+
+def _digest_there(store: Store, key: str, nbytes: int) -> str:
+    """Digest of the bytes of `key` as they are read back, without holding all of them."""
+    if store.kind == "object":  # its requests cost more than the memory: all at once, in parallel
+        return digest(store.read(key))
+    hasher = Hasher()
+    buffer = memoryview(bytearray(min(nbytes, _PIECE_BYTES)))
+    for offset in range(0, nbytes, _PIECE_BYTES):
+        piece = buffer[: min(_PIECE_BYTES, nbytes - offset)]
+        store.read_into(key, offset, piece)
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def read_verified(store: Store, key: str, nbytes: int, expected: str) -> bytearray:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from hypothesis import settings
 
 from tiering import Tier, open_tier
+
+settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def cluster() -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         ) as workers,
         Client(workers, set_as_default=False) as client,
     ):

@@ -101,7 +101,8 @@ def test_install_after_unregister_serves_the_page_once(client: Client) -> None:
 
 def test_install_without_dashboard_counts_without_page() -> None:
     COUNTERS.reset()
-    with local_client(dashboard_address=None) as client:
+    # An address of None would still take Dask's usual port for its other pages.
+    with local_client(scheduler_kwargs={"dashboard": False}) as client:
         assert install(client) is None
         COUNTERS.add_moved("lake", "read", 3)
         client.run(heartbeat)
