@@ -86,7 +86,7 @@ MOMENTS: dict[str, tuple[str, int]] = {
     "move on workers": ("2. Move", 1),
     "an epoch": ("3. Train", 1),
     "another epoch": ("epoch 1", 1),
-    "a fresh process resumes": (STARTED, 5),
+    "a fresh process resumes": ("4. Stop", 1),
     "the block volume": ("5. On to", 1),
 }
 USUAL = ("a worker process starts", "an epoch")

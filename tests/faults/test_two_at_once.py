@@ -22,6 +22,7 @@ from tiering.claim import Claim, claimed
 from tiering.errors import Conflict, Locked
 from tiering.stores.base import Store
 from tiering.stores.block import format_volume
+from tiering.stores.file import FileStore
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import Wrapper
 
@@ -168,6 +169,23 @@ def test_claim_that_was_overtaken_by_two_others_gives_way() -> None:
             pytest.fail("two intents hold one name")
     with claimed(store, "web", slow, shared=False):
         pass
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+def test_sweep_beside_a_writer_takes_nothing_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_absent: bool
+) -> None:
+    for call in ("fdatasync", "rename", "link"):
+        real = getattr(os, call)
+
+        def swept_before(*arguments: Any, real: Any = real) -> Any:
+            assert FileStore("other", tmp_path).sweep() == 0
+            return real(*arguments)
+
+        monkeypatch.setattr(os, call, swept_before)
+    store = FileStore("file", tmp_path)
+    store.write("a/b", [b"bytes"], if_absent=if_absent)
+    assert store.read("a/b") == b"bytes"
 
 
 def test_claim_of_a_process_whose_number_was_given_to_another_does_not_count(tmp_path: Path) -> None:

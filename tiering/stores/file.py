@@ -59,8 +59,12 @@ class FileStore(Store):
         try:
             self._make_folder(path.parent)
             try:
-                info = self._write_temp(temp, key, buffers)
-                self._publish(temp, path, key, if_absent=if_absent)
+                fd = self._create_temp(temp)
+                try:  # locked until it has its name: `sweep` takes what nobody holds
+                    info = self._write_temp(fd, key, buffers)
+                    self._publish(temp, path, key, if_absent=if_absent)
+                finally:
+                    os.close(fd)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     temp.unlink()
@@ -152,23 +156,19 @@ class FileStore(Store):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _sync_folder(folder.parent)
 
-    def _write_temp(self, temp: Path, key: str, buffers: Sequence[Buffer]) -> ObjectInfo:
-        fd = self._create_temp(temp)
-        try:
-            nbytes = total_bytes(buffers)
-            if nbytes:
-                _preallocate(fd, nbytes)
-            for buffer in buffers:
-                view = memoryview(buffer).cast("B")
-                while view.nbytes:
-                    view = view[os.write(fd, view) :]
-            stats = os.fstat(fd)
-            if stats.st_size != nbytes:
-                raise OSError(errno.EIO, f"{stats.st_size} bytes written of {nbytes}")
-            os.fdatasync(fd)
-            return _info(key, stats)
-        finally:
-            os.close(fd)
+    def _write_temp(self, fd: int, key: str, buffers: Sequence[Buffer]) -> ObjectInfo:
+        nbytes = total_bytes(buffers)
+        if nbytes:
+            _preallocate(fd, nbytes)
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            while view.nbytes:
+                view = view[os.write(fd, view) :]
+        stats = os.fstat(fd)
+        if stats.st_size != nbytes:
+            raise OSError(errno.EIO, f"{stats.st_size} bytes written of {nbytes}")
+        os.fdatasync(fd)
+        return _info(key, stats)
 
     def _create_temp(self, temp: Path) -> int:
         """Create and lock `temp`; while the lock is held, `sweep` knows that its writer lives."""
