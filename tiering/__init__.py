@@ -5,8 +5,8 @@ from tiering.config import load_config
 from tiering.corpus import Corpus, open_corpus
 from tiering.errors import TieringError
 from tiering.ingest import ingest
-from tiering.move import release
 from tiering.plan import MovePlan, plan_move
+from tiering.release import release
 from tiering.scrub import verify
 from tiering.tier import Prices, Tier, open_tier
 

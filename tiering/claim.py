@@ -21,12 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tiering import process
+from tiering import catalog, process
+from tiering.catalog import Record
 from tiering.errors import Conflict, FormatError, Locked, TieringError, UnsupportedVersion
 from tiering.keys import INTERNAL
 from tiering.manifest import FORMAT_VERSION, check_version, parse_json
 from tiering.process import ProcessId
 from tiering.stores.base import Store
+from tiering.tier import Tier
 
 MAX_CLAIM_BYTES: Final = 1 << 16
 
@@ -98,6 +100,20 @@ def _release(store: Store, name: str, claim: Claim) -> None:
         store.write(_key(name, claim.number), [replace(claim, released=True).encode()])
     except TieringError as error:
         log.warning("corpus %r stays claimed until this process ends: %s", name, error)
+
+
+@contextmanager
+def version_held(target: Tier, name: str, record: Record) -> Iterator[None]:
+    """Hold `name` on a tier for this version; raises `Conflict` where the version is another one there."""
+    with claimed(target.store, name, record.manifest, shared=True):
+        if (
+            catalog.is_published(target.store, name, record.version)
+            and catalog.record(target.store, name, record.version) != record
+        ):
+            raise Conflict(
+                f"another corpus is called {name!r} there", tier=target.name, hint="Choose another tier"
+            )
+        yield
 
 
 def _take(store: Store, name: str, intent: str, token: str, *, shared: bool) -> Claim:

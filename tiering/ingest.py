@@ -27,8 +27,8 @@ from tiering.layout import arrow
 from tiering.layout.base import PAGE_BYTES, EncodedShard
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard, index_bytes
 from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
-from tiering.plan import check_room, refuse_foreign
 from tiering.progress import track
+from tiering.room import check_room, refuse_foreign
 from tiering.schema import columns_of, to_arrays, to_table
 from tiering.sources.base import Source, Values
 from tiering.sources.open import open_source

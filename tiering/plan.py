@@ -7,7 +7,8 @@ it was planned for, `MovePlan.run` refuses.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -20,10 +21,15 @@ from dask.utils import format_bytes, format_time
 from distributed import Client
 
 from tiering import catalog
+from tiering.claim import version_held
 from tiering.corpus import Corpus
 from tiering.digest import digest
-from tiering.errors import CapacityExceeded, Conflict, UsageError
-from tiering.keys import INTERNAL
+from tiering.errors import Conflict, UsageError
+from tiering.graph import choose_client, run_tasks
+from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_copy
+from tiering.progress import track
+from tiering.release import release
+from tiering.room import check_room, refuse_foreign
 from tiering.tier import Tier
 
 GET_BYTES: Final = 8 << 20
@@ -123,8 +129,6 @@ class MovePlan:
 
     def tasks(self, *, claim: bool = False) -> Iterator[Delayed]:
         """The copying tasks, one a batch; with `claim`, each holds the name on the target by itself."""
-        from tiering.move import copy_batch
-
         task = delayed(copy_batch, pure=False)
         for batch in self.batches():
             yield task(
@@ -143,8 +147,6 @@ class MovePlan:
 
         Compute it on any scheduler, or make it part of another graph. Its value: the number of shards moved.
         """
-        from tiering.move import finish
-
         corpus = self.corpus
         whole: Delayed = delayed(finish, pure=False)(
             list(self.tasks(claim=True)),
@@ -174,11 +176,44 @@ class MovePlan:
                     hint="Plan the move again",
                 )
 
-    def run(self, client: Client | None = None, *, progress: bool | None = None) -> Any:
-        """Do it; see `tiering.move.run_plan`."""
-        from tiering.move import run_plan
+    def run(self, client: Client | None = None, *, progress: bool | None = None) -> MoveReport:
+        """Do what the plan says, verified, and publish the copy. Running it again skips what is there.
 
-        return run_plan(self, client, progress=progress)
+        Args:
+            client: Dask client; by default the current one, else threads for small work or a local cluster.
+            progress: show a progress bar on standard error; by default when that is a terminal.
+
+        Raises:
+            Conflict: the world is not the planned one any more; nothing was done.
+            Corrupt, NotFound: a shard of the source is damaged or missing; nothing is published.
+            CapacityExceeded, Unavailable, DeadlineExceeded: from the tiers; run again to go on.
+        """
+        corpus, target, started = self.corpus, self.target, time.monotonic()
+        results: list[BatchResult] = []
+        if self.release and not catalog.is_published(corpus.tier.store, corpus.name, corpus.version):
+            # An earlier run was stopped while it released: only the rest of that is left to do.
+            release(corpus.at(target), corpus.tier, client=client)
+            return MoveReport(0, self.steps.num_rows, 0, time.monotonic() - started)
+        self.check()
+        with (
+            version_held(target, corpus.name, corpus.record),
+            choose_client(client, self.nbytes, (corpus.tier, target)) as chosen,
+            track(
+                f"{corpus.name}: {corpus.tier.name} to {target.name}", self.nbytes, chosen, progress
+            ) as bar,
+        ):
+            for result in run_tasks(self.tasks(), chosen):
+                results.append(result)
+                bar.advance(result.nbytes)
+            publish_copy(corpus.tier, target, corpus.name, corpus.record)
+            if self.release:
+                release(corpus, corpus.tier, copies=[target], client=chosen)
+        return MoveReport(
+            moved=sum(result.moved for result in results),
+            skipped=sum(result.skipped for result in results),
+            nbytes=sum(result.nbytes for result in results),
+            seconds=time.monotonic() - started,
+        )
 
     def __str__(self) -> str:
         present = self.steps.num_rows - self._copied.num_rows
@@ -230,38 +265,6 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
     needed = plan.nbytes + sum(map(len, corpus.contents.documents.values()))
     check_room(target, needed if plan.nbytes else 0, int(sizes.max()), f"corpus {corpus.name!r}")
     return plan
-
-
-def refuse_foreign(tier: Tier, name: str, keys: Collection[str]) -> None:
-    """Raise `Conflict` when `keys`, all below the folder `name`, are not the work of this engine.
-
-    Every ingest and move begins with a claim, and a claim stays; so where objects lie without any, they are
-    somebody else's and must not be written over.
-    """
-    if keys and not any(key.startswith(f"{name}/{INTERNAL}/") for key in keys):
-        raise Conflict(
-            f"the folder {name!r} holds objects that are not of a corpus",
-            tier=tier.name,
-            key=next(iter(keys)),
-            hint="Choose another name, or empty that folder",
-        )
-
-
-def check_room(tier: Tier, needed_bytes: int, largest_bytes: int, what: str) -> None:
-    """Raise `CapacityExceeded` unless `needed_bytes` more fit on the tier."""
-    if tier.capacity_bytes is not None and largest_bytes > tier.capacity_bytes:
-        raise CapacityExceeded(
-            f"a shard of {what} has {largest_bytes} bytes, the whole tier {tier.capacity_bytes}",
-            tier=tier.name,
-            hint="Ingest with a smaller shard_size, or give the tier a larger capacity",
-        )
-    room = tier.room_bytes() if needed_bytes else None
-    if room is not None and needed_bytes > room:
-        raise CapacityExceeded(
-            f"{what} needs {needed_bytes} more bytes, there is room for {room}",
-            tier=tier.name,
-            hint="Release something from this tier, or give it a larger capacity",
-        )
 
 
 def _pieces(sizes: Any, tier: Tier, piece_bytes: int) -> int:

@@ -28,6 +28,7 @@ from tiering.stores.wrappers import Wrapper
 
 ROUNDS = int(os.environ.get("TIERING_RACE_ROUNDS", "6"))
 COUNT = 40
+MANY = 3000  # rows, so that a move takes a while
 FORMS = ("zarr", "arrow")
 
 
@@ -253,7 +254,7 @@ def test_command_ingest_of_other_content_exits_with_1(tmp_path: Path) -> None:
 
 
 def test_command_run_of_a_running_job_file_exits_with_11(tmp_path: Path, zygote: Zygote) -> None:
-    zygote.value("ingest_rows", str(tmp_path / "lake"), "arrow", 1, COUNT)
+    zygote.value("ingest_rows", str(tmp_path / "lake"), "arrow", 1, MANY)
     tiers = "".join(f'[tiers.{name}]\nurl = "{tmp_path}/{name}"\n' for name in ("lake", "disk"))
     job = '[[jobs]]\nname = "morning"\nkind = "stage"\ncorpus = "web"\nfrom = "lake"\nto = "disk"\n'
     (tmp_path / "jobs.toml").write_text(tiers + job)
@@ -265,4 +266,4 @@ def test_command_run_of_a_running_job_file_exits_with_11(tmp_path: Path, zygote:
             assert "Locked" in second.errors
         os.killpg(first.process.pid, signal.SIGCONT)
         assert first.end() == 0, first
-    assert zygote.value("look", str(tmp_path / "disk"), "arrow", 1, COUNT) == "whole"
+    assert zygote.value("look", str(tmp_path / "disk"), "arrow", 1, MANY) == "whole"

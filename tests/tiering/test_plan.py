@@ -14,7 +14,8 @@ from tiering import MovePlan, Prices, Tier, catalog, open_corpus, open_tier, pla
 from tiering import plan as plan_module
 from tiering import tier as tier_module
 from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
-from tiering.plan import GET_BYTES, PUT_BYTES, check_room, refuse_foreign
+from tiering.plan import GET_BYTES, PUT_BYTES
+from tiering.room import check_room, refuse_foreign
 from tiering.tier import Speed
 
 

@@ -16,8 +16,8 @@ from tiering.cli.session import Session
 from tiering.corpus import Corpus, open_corpus
 from tiering.errors import NotFound, TieringError, UsageError
 from tiering.ingest import DEFAULT_SHARD_SIZE, ingest
-from tiering.move import release
 from tiering.plan import plan_move
+from tiering.release import release
 from tiering.scrub import verify
 from tiering.tier import Tier
 

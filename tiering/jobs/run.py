@@ -15,8 +15,8 @@ from distributed import Client
 from tiering.corpus import open_corpus
 from tiering.errors import NotFound, TieringError
 from tiering.jobs.spec import Job
-from tiering.move import release
 from tiering.plan import MovePlan, plan_move
+from tiering.release import release
 
 Status = Literal["planned", "done", "nothing to do", "failed"]
 
