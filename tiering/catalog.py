@@ -167,6 +167,11 @@ def unpublish(store: Store, name: str, version: int) -> None:
     _write_head(store, name)
 
 
+def drop_head(store: Store, name: str) -> None:
+    """Delete ``HEAD``, which nothing needs; whoever publishes or unpublishes next puts it back."""
+    store.delete(_head_key(name))
+
+
 def manifest_key(name: str, manifest: str) -> str:
     """Where the manifest of that digest lies."""
     return f"{name}/{INTERNAL}/manifests/{manifest}.parquet"

@@ -16,7 +16,7 @@ from tiering import catalog
 from tiering.claim import claimed, version_held
 from tiering.corpus import Corpus
 from tiering.digest import digest
-from tiering.errors import LastCopy, TieringError, UsageError
+from tiering.errors import CapacityExceeded, LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
 from tiering.manifest import Manifest
 from tiering.scrub import verify
@@ -62,7 +62,12 @@ def release(
     candidates = [other for other in (*copies, corpus.tier, *corpus.others) if other != tier]
     intent = digest(f"release {corpus.record.manifest}".encode())
     with contextlib.ExitStack() as held:
-        held.enter_context(claimed(tier.store, corpus.name, intent, shared=False))
+        try:
+            held.enter_context(claimed(tier.store, corpus.name, intent, shared=False))
+        except CapacityExceeded:
+            # So full that not even a claim fits, and to be released for that: the hint makes room for it.
+            catalog.drop_head(tier.store, corpus.name)
+            held.enter_context(claimed(tier.store, corpus.name, intent, shared=False))
         if catalog.is_published(tier.store, corpus.name, corpus.version):
             corpus.at(tier)
         problems = []

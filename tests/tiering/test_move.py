@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from distributed import Client
 from tests.tiering.corpora import flip, objects, shard_keys, small, small_arrow, wrapped
 from tiering import Corpus, Tier, catalog, open_corpus, open_tier, plan_move, release, verify
 from tiering.claim import claimed
-from tiering.digest import digest
-from tiering.errors import Conflict, Corrupt, LastCopy, NotFound, Unavailable, UsageError
+from tiering.digest import Buffer, digest
+from tiering.errors import CapacityExceeded, Conflict, Corrupt, LastCopy, NotFound, Unavailable, UsageError
 from tiering.keys import INTERNAL
 from tiering.stores.base import ObjectInfo
 from tiering.stores.wrappers import Wrapper
@@ -320,3 +320,30 @@ def test_release_whose_proof_is_away_is_refused(lake: Tier, disk: Tier) -> None:
     copy_of(corpus, disk)
     with wrapped(disk, Away(disk.store)):
         assert "disk: nobody answers" in refused(corpus, lake, copies=[disk])
+
+
+class Full(Wrapper):
+    """A medium of so many objects; what is deleted makes room again."""
+
+    def __init__(self, inner: Any, room: int) -> None:
+        super().__init__(inner)
+        self.room = room
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        if not self.exists(key):
+            if self.room <= 0:
+                raise CapacityExceeded("no room", tier=self.name, key=key)
+            self.room -= 1
+        return super().write(key, buffers, if_absent=if_absent)
+
+    def delete(self, key: str) -> None:
+        self.room += self.exists(key)
+        super().delete(key)
+
+
+def test_release_of_a_tier_that_is_full_makes_room(lake: Tier, disk: Tier) -> None:
+    corpus = small(lake)
+    copy_of(corpus, disk)
+    with wrapped(lake, Full(lake.store, 0)):
+        assert release(corpus, lake, copies=[disk]) > 0
+    assert data_of(lake) == {}
