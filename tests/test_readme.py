@@ -20,7 +20,7 @@ def test_first_two_commands_are_what_ci_runs() -> None:
     demo, tests = blocks("")[0].splitlines()
     assert demo.endswith("pip install . && tiering demo")
     assert tests.endswith("pip install '.[test]' && pytest")
-    assert "pip install -q '.[test]' && pytest\n" in (ROOT / ".ci" / "run").read_text()
+    assert "pip install '.[test]' && pytest\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_training_script_runs(tmp_path: Path) -> None:
