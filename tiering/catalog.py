@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tiering.digest import Buffer, check_digest_form, digest
-from tiering.errors import Conflict, Corrupt, FormatError, NotFound, TieringError, UnsupportedVersion
+from tiering.errors import (
+    CapacityExceeded,
+    Conflict,
+    Corrupt,
+    FormatError,
+    NotFound,
+    TieringError,
+    UnsupportedVersion,
+)
 from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
 from tiering.stores.base import Store
@@ -202,10 +210,13 @@ def _write_head(store: Store, name: str) -> None:
     """Let ``HEAD`` name the newest version. A writer looks again afterwards: the last one leaves it right."""
     written = None
     while (newest := max(versions(store, name), default=0)) != written:
-        if newest:
-            store.write(_head_key(name), [record(store, name, newest).encode()])
-        else:
-            store.delete(_head_key(name))
+        try:
+            if newest:
+                store.write(_head_key(name), [record(store, name, newest).encode()])
+            else:
+                drop_head(store, name)
+        except CapacityExceeded:  # none at all is better than an old one: then the records are asked
+            drop_head(store, name)
         written = newest
 
 

@@ -7,6 +7,7 @@ finished work; whatever ends the loop early (an error, Ctrl-C), nothing more is 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -67,6 +68,7 @@ def local_cluster(*, processes: bool, workers: int | None = None) -> Iterator[Cl
                 host="127.0.0.1",
                 protocol="tcp://",  # the in-process one puts worker pages on the machine's own address
                 dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,  # errors of tasks come as errors; the rest is noise of ending
             )
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster))

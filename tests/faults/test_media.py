@@ -99,21 +99,23 @@ def test_ingest_to_a_full_disk_is_refused_before_it_begins(disk: Mount) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("spare_pages", [1, 3, 5, 7, 8])
+@pytest.mark.parametrize("spare_pages", [1, 3, 5, 7, 8, 9])
 @pytest.mark.usefixtures("room_unknown")
 def test_disk_that_fills_up_during_ingest(disk: Mount, form: str, spare_pages: int) -> None:
     disk.fill(spare_pages << 12)
     tier = open_tier(disk.folder / "t", "tier")
-    with pytest.raises(CapacityExceeded) as caught:
+    error = None
+    try:
         work.ingest_rows(tier.url, form, 1, COUNT)
-    assert caught.value.tier == "tier"
-    assert caught.value.hint
-    assert not temporary(disk.folder)
+    except CapacityExceeded as caught:
+        error = caught
     found = work.look(tier.url, form, 1, COUNT)
-    if (
-        found == "whole"
-    ):  # there was no room for the one thing that comes after: the hint at the newest version
-        assert caught.value.key == f"{NAME}/.tiering/HEAD"
+    # Where room was lacking for HEAD alone, the corpus is whole without it.
+    assert (error is None) == (found == "whole")
+    if error is not None:
+        assert error.tier == "tier"
+        assert error.hint
+    assert not temporary(disk.folder)
     disk.empty()
     assert work.ingest_again(tier.url, form, 1, COUNT) == found
 

@@ -77,9 +77,8 @@ class FsspecStore(Store):
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         validate(key)
-        check_range(self.name, key, offset, 0, offset)
-        if buffer.nbytes == 0:
-            check_range(self.name, key, offset, 0, self.stat(key).nbytes)
+        if offset < 0 or buffer.nbytes == 0:  # a missing object is that first, as on every store
+            check_range(self.name, key, offset, buffer.nbytes, self.stat(key).nbytes)
             return
         data = self._cat(key, offset, offset + buffer.nbytes)
         if len(data) > buffer.nbytes:

@@ -67,9 +67,8 @@ class ObjectStore(Store):
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         validate(key)
-        check_range(self.name, key, offset, 0, offset)
-        if buffer.nbytes == 0:
-            check_range(self.name, key, offset, 0, self.stat(key).nbytes)
+        if offset < 0 or buffer.nbytes == 0:  # a missing object is that first, as on every store
+            check_range(self.name, key, offset, buffer.nbytes, self.stat(key).nbytes)
             return
 
         def fetch() -> None:
