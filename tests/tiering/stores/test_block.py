@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,6 @@ from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, aligned_buffer
 
 DATA_BYTES = (2 << 20) - 2 * PAGE_BYTES
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "volume.img"
-    format_volume(path, 2 << 20)
-    return path
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[BlockStore]:
-    with BlockStore("blocks", path) as store:
-        yield store
 
 
 def pattern(nbytes: int, seed: int = 1) -> bytes:

@@ -5,32 +5,19 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tiering.errors import CapacityExceeded, Unavailable
-from tiering.stores.block import BlockStore, format_volume
+from tiering.stores.block import BlockStore
 from tiering.stores.block_index import BlockIndex
 from tiering.stores.block_medium import PAGE_BYTES, Medium
 
 DATA = bytes(range(250)) * 36
 DATA_BYTES = (2 << 20) - 2 * PAGE_BYTES
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "volume.img"
-    format_volume(path, 2 << 20)
-    return path
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[BlockStore]:
-    with BlockStore("blocks", path) as store:
-        yield store
 
 
 def test_failed_data_write_leaves_the_old_object_and_all_space(

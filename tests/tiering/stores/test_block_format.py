@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiering.stores.block_tools import patch_file
 from tiering.errors import (
     CapacityExceeded,
     Conflict,
@@ -19,19 +20,6 @@ from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_medium import PAGE_BYTES
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "volume.img"
-    format_volume(path, 2 * MIB)
-    return path
-
-
-def patch_file(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 def test_format_makes_a_private_fully_written_image(tmp_path: Path) -> None:

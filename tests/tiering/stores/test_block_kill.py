@@ -11,19 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tiering.stores.block import BlockStore, format_volume
+from tiering.stores.block import BlockStore
 from tiering.stores.block_index import span_of
 from tiering.stores.block_medium import PAGE_BYTES
 
 MIB = 1 << 20
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "volume.img"
-    format_volume(path, 2 * MIB)
-    return path
 
 
 def lose_index(path: Path) -> None:

@@ -16,13 +16,6 @@ from tiering.stores.block_medium import PAGE_BYTES, Medium
 MIB = 1 << 20
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "volume.img"
-    format_volume(path, 2 * MIB)
-    return path
-
-
 def index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.index")
 
