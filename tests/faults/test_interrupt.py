@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.faults.terminal import MAIN, STARTED, Terminal, announcing
-from tiering import ingest, open_corpus, open_tier, plan_move, verify
+from tiering import __version__, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.errors import NotFound
 
+START = Path(__file__).parents[2] / "scripts" / "tiering"
 INTERRUPTED = 130
 MESSAGE = "Interrupted. Nothing is half done"
 SHARD_SIZE = "16KiB"  # so small that there are hundreds
@@ -111,3 +112,53 @@ def test_demo_interrupted_is_finished_by_the_next(tmp_path: Path) -> None:
         document: dict[str, Any] = json.loads(terminal.output)
     assert document["ok"]
     assert document["resume_identical"]
+
+
+NEVER = "no_module_of_this_name"
+STRIKES = """
+import os, signal, sys
+
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Strike())
+"""
+
+
+@pytest.mark.parametrize("module", [NEVER, "tiering", "numpy", "pyarrow.lib", "distributed", "typer"])
+def test_interrupted_while_python_imports(tmp_path: Path, module: str) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(STRIKES.format(module=module))
+    path = os.pathsep.join([str(site), *filter(None, sys.path)])
+    command = [sys.executable, str(START), "--version"]
+    with Terminal(command, tmp_path, {"PYTHONPATH": path}) as terminal:
+        code = terminal.end()
+        if module == NEVER:  # no strike: what the others would have done
+            assert (code, terminal.errors) == (0, ""), terminal
+        else:
+            assert code == INTERRUPTED, terminal
+            assert_told_once(terminal)
+            assert not terminal.output
+
+
+def test_interrupted_while_python_winds_up(tmp_path: Path) -> None:
+    """What was done is done: the exit code says so, and there is no traceback."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import atexit, os, signal; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    )
+    path = os.pathsep.join([str(site), *filter(None, sys.path)])
+    with Terminal([sys.executable, str(START), "--version"], tmp_path, {"PYTHONPATH": path}) as terminal:
+        assert terminal.end() == 0, terminal
+        assert terminal.output == f"{__version__}\n"
+        assert not terminal.errors
+
+
+def test_installed_command_is_that_script() -> None:
+    installed = Path(sys.executable).with_name("tiering")
+    assert installed.read_text().split("\n", 1)[1] == START.read_text().split("\n", 1)[1]
