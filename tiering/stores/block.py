@@ -29,7 +29,8 @@ from tiering.stores.base import Extent, ObjectInfo, Store, check_range
 from tiering.stores.block_format import VolumeInfo, format_volume, index_path_of, volume_info
 from tiering.stores.block_index import BlockIndex, Entry, span_of
 from tiering.stores.block_layout import DATA_START, FreeSpace, Superblock, check_extent, pack_header, survey
-from tiering.stores.block_medium import PAGE_BYTES, Medium, typed_errors
+from tiering.stores.block_medium import Medium, typed_errors
+from tiering.stores.pages import PAGE_BYTES
 
 __all__ = ["BlockStore", "Problem", "VolumeInfo", "format_volume"]
 

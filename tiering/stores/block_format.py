@@ -18,7 +18,8 @@ from uuid import uuid4
 from tiering.errors import Conflict, NotFound, UsageError
 from tiering.stores.block_index import BlockIndex, sync_folder
 from tiering.stores.block_layout import DATA_START, MIN_BYTES, VOLUME_MAGIC, FreeSpace, Superblock
-from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, Medium, typed_errors
+from tiering.stores.block_medium import BOUNCE_BYTES, Medium, typed_errors
+from tiering.stores.pages import PAGE_BYTES
 
 _ZEROS: Final = bytes(BOUNCE_BYTES)
 _SIGNATURE_BYTES: Final = 1 << 20

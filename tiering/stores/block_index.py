@@ -17,7 +17,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from tiering.errors import FormatError, Locked, UnsupportedVersion, UsageError
-from tiering.stores.block_medium import PAGE_BYTES, pages
+from tiering.stores.pages import PAGE_BYTES, round_up
 
 _APPLICATION_ID: Final = 0x43545842  # "CTXB", in the header of the database file
 _VERSION: Final = 1
@@ -56,7 +56,7 @@ class Entry:
 
 def span_of(nbytes: int) -> int:
     """Bytes of the volume that an object of `nbytes` takes."""
-    return PAGE_BYTES + pages(nbytes)
+    return PAGE_BYTES + round_up(nbytes)
 
 
 class BlockIndex:

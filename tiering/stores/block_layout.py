@@ -20,7 +20,8 @@ from tiering.digest import CRC_BYTES, Hasher, crc32c
 from tiering.errors import Corrupt, FormatError, UnsupportedVersion
 from tiering.keys import validate
 from tiering.stores.block_index import Entry, span_of
-from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, Medium
+from tiering.stores.block_medium import BOUNCE_BYTES, Medium
+from tiering.stores.pages import PAGE_BYTES
 
 VERSION: Final = 1
 DATA_START: Final = 2 * PAGE_BYTES

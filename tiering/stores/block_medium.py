@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import sqlite3
 import stat
@@ -23,16 +22,10 @@ import numpy as np
 
 from tiering.digest import Buffer, Hasher
 from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
+from tiering.stores.pages import PAGE_BYTES, address_of, aligned_buffer, round_up
 
-PAGE_BYTES: Final = 4096
 BOUNCE_BYTES: Final = 8 << 20
-_HUGE_BYTES: Final = 2 << 20
 _KEPT_BOUNCES: Final = 4
-
-
-def pages(nbytes: int) -> int:
-    """`nbytes` rounded up to whole pages, in bytes."""
-    return -(-nbytes // PAGE_BYTES) * PAGE_BYTES
 
 
 class Medium:
@@ -75,7 +68,7 @@ class Medium:
         """
         done = buffer.nbytes
         if self.direct and done:
-            aligned = offset % PAGE_BYTES == 0 and _address(buffer) % PAGE_BYTES == 0
+            aligned = offset % PAGE_BYTES == 0 and address_of(buffer) % PAGE_BYTES == 0
             done = done // PAGE_BYTES * PAGE_BYTES if aligned else 0
         with self._using() as fd:
             self._fill(fd, offset, buffer[:done])
@@ -85,7 +78,7 @@ class Medium:
                 while done < buffer.nbytes:
                     skip = (offset + done) % PAGE_BYTES
                     take = min(buffer.nbytes - done, BOUNCE_BYTES - skip)
-                    self._fill(fd, offset + done - skip, bounce[: pages(skip + take)])
+                    self._fill(fd, offset + done - skip, bounce[: round_up(skip + take)])
                     _copy(buffer[done : done + take], bounce[skip : skip + take])
                     done += take
 
@@ -110,7 +103,7 @@ class Medium:
                         offset, filled = offset + filled, 0
             if filled:
                 hasher.update(bounce[:filled])
-                end = pages(filled)
+                end = round_up(filled)
                 bounce[filled:end] = bytes(end - filled)
                 _put(fd, offset, bounce[:end])
         return hasher.hexdigest()
@@ -206,16 +199,6 @@ def typed_errors(tier: str | None, key: str | None, path: Path) -> Iterator[None
         raise Unavailable(text, tier=tier, key=key, hint=hint) from error
 
 
-def aligned_buffer(nbytes: int) -> memoryview:
-    """A zeroed buffer on a 2 MiB boundary, of huge pages where the kernel has them."""
-    area = mmap.mmap(-1, nbytes + _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without transparent huge pages
-        area.madvise(mmap.MADV_HUGEPAGE)
-    view = memoryview(area)
-    start = -_address(view) % _HUGE_BYTES
-    return view[start : start + nbytes]
-
-
 def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoReturn:
     text = f"{error.strerror or error} at {error.filename or path}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -284,10 +267,6 @@ def _refuse_attached(path: Path, tier: str | None) -> None:
             if Path(backing.read_text().rstrip("\n")).samefile(path):
                 hint = f"Use the device, or detach it: losetup -d /dev/{backing.parts[3]}"
                 raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
-
-
-def _address(view: memoryview) -> int:
-    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
 
 
 def _copy(target: memoryview, source: memoryview) -> None:
