@@ -1,7 +1,7 @@
 """Memory for direct I/O: buffers on huge pages, and the address of a buffer.
 
-Invariant: a buffer of `aligned_buffer` starts on a 2 MiB boundary, so that O_DIRECT takes it as it is. With 4 KiB pages
-direct I/O is slower than the page cache, with huge ones faster.
+Invariant: a buffer of `aligned_buffer` starts on a 2 MiB boundary, so that O_DIRECT takes it as it is.
+With 4 KiB pages direct I/O is slower than the page cache, with huge ones faster.
 """
 
 from __future__ import annotations
