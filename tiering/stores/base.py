@@ -11,12 +11,21 @@ medium can. When `delete` returns, the key is gone for every later call.
 Visibility: a completed `write` or `delete` is seen at once by every later `stat`, `read` and `list`,
 from any thread or process.
 
-Ranges are half-open: ``[offset, offset + len(buffer))``. A range that reaches past the end of the object
-is `Corrupt`, never a short read: offsets come from manifests, so a shorter object is a damaged one.
+Ranges are half-open: ``[offset, offset + len(buffer))``. A range that reaches past the end of the object is
+`Corrupt`, never a short read: offsets come from manifests, so a shorter object is a damaged one. A read gives
+bytes of one version of the object. After an error the buffer holds anything; nobody writes into it later.
+
+Listing: ascending by the UTF-8 bytes of the key, each key once. Objects that are there from the beginning of
+a listing to its end are in it, those that never are there are not; of the rest, any may be.
+
+Limits: keys of `tiering.keys`, at most 1,024 bytes. Objects from 0 bytes to what the medium takes; a
+conditional write of an object tier is one request, so at most 5 GiB.
 
 Errors: `NotFound` (no such key), `Conflict` (``if_absent`` and the key exists), `CapacityExceeded` (no room),
-`Corrupt` (truncated), `UsageError` (bad key or range, or read-only), `Unavailable` and `DeadlineExceeded`
-(retryable: the same call may succeed later; nothing is known of a write that ended so).
+`Corrupt` (truncated), `UsageError` (bad key or range, or read-only). `Unavailable` and `DeadlineExceeded` are
+the retryable ones: the same call may succeed later. A write or delete that ended so may have been done, now
+or a little later; repeating it is safe, for keys hold immutable bytes. Only a repeated ``if_absent`` may meet
+itself: whoever repeats one compares the bytes on `Conflict`.
 
 Keys: no key is a folder of another (``a`` beside ``a/b``): a file system cannot hold both, and a store may
 refuse or allow it.
