@@ -317,6 +317,7 @@ class NodeCache:
     def _open(self) -> sqlite3.Connection:
         path = self._folder("") / "index.sqlite"
         with self._locked("index", BUSY_SECONDS):  # SQLite cannot wait for the change to WAL
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it would ask the umask
             db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 db.execute("PRAGMA journal_mode = WAL")
