@@ -210,9 +210,10 @@ class BlockReader:
                     raise
                 self._replace(state, error, again=left < self._attempts - 1)
             except (Unavailable, DeadlineExceeded) as error:
-                return self._read_elsewhere(name, state, block, slots, error)
+                self._read_elsewhere(name, state, block, slots, error)
+                break
             else:
-                return None
+                break
 
     def _read_elsewhere(
         self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview], error: TieringError

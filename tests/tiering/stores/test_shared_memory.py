@@ -9,7 +9,6 @@ import secrets
 import select
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,15 @@ from typing import Any
 import pytest
 
 from tests.tiering.corpora import python
-from tiering.errors import CapacityExceeded, ConfigError, Conflict, NotFound, Unavailable, UsageError
+from tiering.errors import (
+    CapacityExceeded,
+    ConfigError,
+    Conflict,
+    DeadlineExceeded,
+    NotFound,
+    Unavailable,
+    UsageError,
+)
 from tiering.stores.shared_memory import SharedMemoryStore
 
 USER = """
@@ -215,6 +222,22 @@ def test_shared_memory_killed_holder_is_told_once_and_then_empty(place: str) -> 
             store.close()
 
 
+def test_shared_memory_holder_that_stands_still_keeps_nobody(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SharedMemoryStore("here", place) as patient, SharedMemoryStore("here", place) as store:
+        patient.write("k", [b"v"])
+        pid = holder_of(patient)
+        monkeypatch.setattr("tiering.stores.shared_memory.ANSWER_SECONDS", 0.05)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeadlineExceeded, match="gave no answer"):
+                store.read("k")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert patient.read("k") == b"v"
+
+
 def test_shared_memory_objects_outlive_their_writer(place: str) -> None:
     with SharedMemoryStore("here", place, 1 << 20) as store, ended(holder_of(store)):
         with python(HOLD, place, 1 << 20, "k") as child:
@@ -343,10 +366,9 @@ def test_shared_memory_store_is_not_pickled_and_opens_anew_in_a_fork(place: str)
 def test_shared_memory_holder_is_no_child_and_hears_no_terminal(place: str) -> None:
     with SharedMemoryStore("a", place) as store:
         pid = holder_of(store)
-        told = subprocess.run(
-            ["ps", "-o", "ppid=,sid=", "-p", str(pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert int(told[0]) != os.getpid()
-        assert int(told[1]) != os.getsid(0)
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        parent, session = int(told[1]), int(told[3])
+        assert parent != os.getpid()
+        assert session != os.getsid(0)
         files = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         assert all(file.startswith(("/dev/null", "/memfd:", "socket:", "anon_inode:")) for file in files)

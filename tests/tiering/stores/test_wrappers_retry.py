@@ -22,6 +22,7 @@ from tiering.errors import (
     Unavailable,
     UsageError,
 )
+from tiering.stores.base import ObjectInfo
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import CircuitOpen, Retry, RetryBudget
 
@@ -179,6 +180,20 @@ def test_retry_create_that_meets_other_bytes_is_a_conflict(theirs: bytes) -> Non
     with pytest.raises(Conflict):
         store.write("k", [b"value"], if_absent=True)
     assert inner.inner.read("k") == theirs
+
+
+def test_retry_create_that_meets_bytes_that_grow_is_a_conflict() -> None:
+    class Grows(Scripted):
+        def stat(self, key: str) -> ObjectInfo:
+            info = super().stat(key)
+            self.inner.write(key, [b"value and more"])  # another writer, between size and bytes
+            return info
+
+    inner = Grows([Unavailable("x")])
+    inner.inner.write("k", [b"value"])
+    store, _ = retry(inner)
+    with pytest.raises(Conflict):
+        store.write("k", [b"value"], if_absent=True)
 
 
 def test_retry_create_at_the_first_attempt_meets_even_equal_bytes_as_a_conflict() -> None:

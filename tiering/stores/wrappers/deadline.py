@@ -53,7 +53,7 @@ class Deadline(Guard):
         buffer[:] = self._call(key, read)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
-        private = [buffer if type(buffer) is bytes else bytes(buffer) for buffer in buffers]
+        private = [b if type(b) is bytes else memoryview(b).tobytes() for b in buffers]
         return self._call(key, lambda: self.inner.write(key, private, if_absent=if_absent))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
