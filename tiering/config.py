@@ -13,6 +13,8 @@ Example::
     [tiers.disk]
     url = "/mnt/nvme/tier"
     capacity = "2TB"
+    high_water = 0.95
+    low_water = 0.85
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Final, TypeVar, get_args, overload
 
 from tiering.errors import ConfigError, NotFound
-from tiering.tier import Tier, open_tier
+from tiering.tier import HIGH_WATER, LOW_WATER, Tier, open_tier
 
 MAX_CONFIG_BYTES: Final = 1 << 20
 T = TypeVar("T")
@@ -153,6 +155,8 @@ def _read_tier(name: str, tiers: Table) -> Tier:
             capacity=table.get("capacity", str | int, "'2TB'"),
             prices={key: _price(prices, key) for key in prices.keys()} or None,  # noqa: SIM118
             read_only=table.get("read_only", bool, "true", False),
+            high_water=table.get("high_water", int | float, str(HIGH_WATER), HIGH_WATER),
+            low_water=table.get("low_water", int | float, str(LOW_WATER), LOW_WATER),
         )
     except ConfigError as error:
         if table.where in error.message:

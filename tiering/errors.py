@@ -103,6 +103,8 @@ class Unavailable(TieringError, ConnectionError):
     """The tier cannot be reached or refuses to answer; the same call may succeed later."""
 
     retryable = True
+    retry_after_seconds: float | None = None
+    """How long the tier asks to be left alone, where it said so. Not pickled: it is about now."""
 
 
 class DeadlineExceeded(TieringError, TimeoutError):

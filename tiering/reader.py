@@ -2,11 +2,12 @@
 
 Invariant: no byte is handed out before its block's CRC32C was found right. A damaged or missing copy is
 reported and healed from another tier that holds one; where it cannot be, the other tier is read instead.
-Without a good copy anywhere it is an error, never wrong rows.
+Without a good copy anywhere it is an error, never wrong rows. While a tier does not answer, others are read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from tiering.cache import STORE_NAME, NodeCache
 from tiering.corpus import Corpus
 from tiering.digest import CRC_BYTES, Buffer
-from tiering.errors import Corrupt, NotFound, TieringError, UsageError
+from tiering.errors import Corrupt, DeadlineExceeded, NotFound, TieringError, Unavailable, UsageError
 from tiering.layout import arrow
 from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
@@ -208,8 +209,21 @@ class BlockReader:
                 if not left:
                     raise
                 self._replace(state, error, again=left < self._attempts - 1)
+            except (Unavailable, DeadlineExceeded) as error:
+                self._read_elsewhere(name, state, block, slots, error)
+                break
             else:
-                return
+                break
+
+    def _read_elsewhere(
+        self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview], error: TieringError
+    ) -> None:
+        """Read a block from the next tier that answers; the next block is asked of the shard's own again."""
+        for tier in self._tiers[self._tiers.index(state.tier) + 1 :]:
+            other = _ShardState(state.shard, tier, state.spans, cached=False)
+            with contextlib.suppress(TieringError):  # the first error is the one to tell
+                return self._read(name, other, block, slots)
+        raise error
 
     def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         span, crc = self._locate(state, block)

@@ -6,8 +6,6 @@ never a secret (credentials are references). It travels in Dask graphs; each pro
 
 from __future__ import annotations
 
-import contextlib
-import operator
 import os
 import re
 import threading
@@ -15,20 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
-
-from dask.utils import parse_bytes
 
 from tiering.credentials import check_references, check_url
 from tiering.errors import ConfigError, UsageError
+from tiering.sizes import parse_size as parse_size  # a name of this module, too
 from tiering.stores.base import Store
-from tiering.stores.memory import MemoryStore
-from tiering.stores.wrappers import Counted, ReadOnly
+from tiering.stores.open import open_store
+from tiering.stores.wrappers.options import WrapperOptions
 
 Option = str | int | float | bool
 
 GB: Final = 1_000_000_000
-OBJECT_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "abfs"})
+HIGH_WATER: Final = 0.95
+LOW_WATER: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class Speed:
     bytes_per_second: float
 
 
+_SHARED_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SPEEDS: Final = {
     "memory": Speed(1e-6, 8e9),
     "file": Speed(1e-4, 2e9),
@@ -86,12 +84,16 @@ class Tier:
     capacity_bytes: int | None = None
     prices: Prices = Prices()
     read_only: bool = False
+    high_water: float = HIGH_WATER
+    """Share of the capacity above which room is made."""
+    low_water: float = LOW_WATER
+    """Share of the capacity down to which room is made."""
     option_items: tuple[tuple[str, Option], ...] = field(default=(), repr=False)
     _process: int | None = field(default=None, repr=False, compare=False)
 
     @property
     def options(self) -> dict[str, Option]:
-        """Options of the store, credentials as references."""
+        """Options of the store and its wrappers, credentials as references."""
         return dict(self.option_items)
 
     @property
@@ -106,14 +108,14 @@ class Tier:
             raise UsageError(
                 f"a {self.kind} tier lives in the process that opened it",
                 tier=self.name,
-                hint="Use a file tier for work on other processes, or run without a cluster of processes",
+                hint="Use a shm:// or file tier for work on other processes, or run without them",
             )
         return _open_store(self, os.getpid())
 
     @property
     def process_bound(self) -> bool:
         """Whether only one process at a time can use the tier."""
-        return self.kind in ("memory", "block")
+        return self.kind == "block" or self.url.startswith("memory://")
 
     def used_bytes(self) -> int:
         """Bytes of all objects on the tier, by listing it."""
@@ -141,17 +143,22 @@ def open_tier(
     capacity: str | int | None = None,
     prices: Prices | Mapping[str, float] | None = None,
     read_only: bool = False,
+    high_water: float = HIGH_WATER,
+    low_water: float = LOW_WATER,
 ) -> Tier:
     """Describe the tier at `url`; nothing is opened until it is used.
 
     Args:
         url: a folder (``/mnt/nvme/tier`` or ``file://``), ``s3://bucket/prefix``, ``gs://``, ``az://``,
-            ``block:///path/volume``, ``memory://name``, or any scheme fsspec knows.
+            ``block:///path/volume``, ``memory://name`` (this process), ``shm://name`` (the processes of this
+            user on this node, while any of them lives), or any scheme fsspec knows.
         name: the tier's name in messages, plans and manifests of jobs; by default made from the url.
-        options: of the store. Credentials as references: ``{"secret_access_key": "env:LAKE_SECRET"}``.
+        options: of the store, and of its wrappers (`tiering.stores.wrappers.options`). Credentials as
+            references: ``{"secret_access_key": "env:LAKE_SECRET"}``.
         capacity: bytes the tier may hold, as a number or as ``"2TB"``, ``"64MiB"``; None for no limit.
         prices: `Prices` or their fields, in US dollars.
         read_only: refuse every write and delete.
+        high_water, low_water: shares of the capacity; above the first, room is made down to the second.
 
     Raises:
         ConfigError: something is wrong with an argument; the message shows a right one.
@@ -165,6 +172,8 @@ def open_tier(
                 f"option {option!r} of tier {name or url!r} is a {type(value).__name__}",
                 hint="Options are text, numbers, true or false",
             )
+    WrapperOptions.parse(options, kind, f"tier {name or url!r}")
+    _check_water(low_water, high_water)
     bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
     return Tier(
         name=name or _default_name(url),
@@ -173,26 +182,11 @@ def open_tier(
         capacity_bytes=None if capacity is None else parse_size(capacity, "capacity"),
         prices=_prices(prices, S3_LIST_PRICES if bare_s3 else Prices()),
         read_only=read_only,
+        high_water=high_water,
+        low_water=low_water,
         option_items=tuple(sorted(options.items())),
-        _process=os.getpid() if kind == "memory" else None,
+        _process=os.getpid() if url.startswith("memory://") else None,
     )
-
-
-def parse_size(value: str | int, what: str) -> int:
-    """Bytes of ``"64MiB"``, ``"2TB"`` or a number; positive.
-
-    Raises:
-        ConfigError: it is not a size; names `what`, the value and a right example.
-    """
-    nbytes = 0
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        if isinstance(value, str):
-            nbytes = parse_bytes(value) if value.strip()[:1].isdigit() else 0  # it takes "MiB" for "1MiB"
-        elif not isinstance(value, bool):
-            nbytes = operator.index(value)
-    if nbytes <= 0:
-        raise ConfigError(f"{what} = {value!r} is not a size", hint=f'Example: {what} = "64MiB"')
-    return nbytes
 
 
 def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Prices:
@@ -203,6 +197,15 @@ def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Pric
         known = ", ".join(Prices.__slots__)
         raise ConfigError(f"price {unknown[0]!r} is not known", hint=f"Prices are {known}, in US dollars")
     return Prices(**given)
+
+
+def _check_water(low: float, high: float) -> None:
+    for what, value, right in (("high_water", high, HIGH_WATER), ("low_water", low, LOW_WATER)):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+            raise ConfigError(f"{what} = {value!r} is not a share of 1", hint=f"Example: {what} = {right}")
+    if low >= high:
+        hint = f"Example: low_water = {LOW_WATER}, high_water = {HIGH_WATER}"
+        raise ConfigError(f"low_water = {low!r} is not below high_water = {high!r}", hint=hint)
 
 
 def _normalise(url: str, name: str | None) -> tuple[str, str]:
@@ -231,6 +234,10 @@ def _normalise(url: str, name: str | None) -> tuple[str, str]:
         ) from None
     if scheme == "memory":
         return f"memory://{rest}", "memory"
+    if scheme == "shm":
+        if not _SHARED_NAME.fullmatch(rest):
+            raise ConfigError(f"tier url {url!r} names no shared memory", hint="Example: 'shm://staging'")
+        return f"shm://{rest}", "memory"
     if not rest.strip("/") or rest.startswith("/"):
         raise ConfigError(f"tier url {url!r} names no bucket or host", hint="Example: 's3://bucket/prefix'")
     return f"{scheme}://{rest.rstrip('/')}", "object"
@@ -242,8 +249,6 @@ def _default_name(url: str) -> str:
 
 _open_stores: dict[tuple[Tier, int], Store] = {}
 """Connections by tier and process; a forked child must not use its parent's."""
-_memories: dict[tuple[str, int], MemoryStore] = {}
-"""Memory by url and process; it outlives `Tier.close`, for there is nowhere to read it back from."""
 _opening = threading.Lock()
 
 
@@ -251,9 +256,7 @@ def _open_store(tier: Tier, process: int) -> Store:
     with _opening:
         store = _open_stores.get((tier, process))
         if store is None:
-            store = Counted(_connect(tier))
-            if tier.read_only:
-                store = ReadOnly(store)
+            store = open_store(tier)
             _open_stores[tier, process] = store
         return store
 
@@ -263,28 +266,3 @@ def close_stores() -> None:
     for tier, process in list(_open_stores):
         if process == os.getpid():
             tier.close()
-
-
-def _connect(tier: Tier) -> Store:
-    """Open the store that suits the tier; each module is imported only by those who use it."""
-    scheme = urlsplit(tier.url).scheme
-    if tier.kind == "memory":
-        return _memories.setdefault((tier.url, os.getpid()), MemoryStore(tier.name, tier.capacity_bytes))
-    if tier.kind == "file":
-        from tiering.stores.file import FileStore
-
-        return FileStore(tier.name, Path(tier.url))
-    if tier.kind == "block":
-        from tiering.stores.block import BlockStore
-
-        path = Path(tier.url.removeprefix("block://"))
-        return BlockStore(tier.name, path, read_only=tier.read_only)
-    options = tier.options
-    driver = options.pop("driver", "obstore" if scheme in OBJECT_SCHEMES else "fsspec")
-    if driver == "obstore":
-        from tiering.stores.object import ObjectStore
-
-        return ObjectStore(tier.name, tier.url, options)
-    from tiering.stores.fsspec import FsspecStore
-
-    return FsspecStore(tier.name, tier.url, options)

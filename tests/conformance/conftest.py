@@ -16,10 +16,12 @@ from tiering.stores.file import FileStore
 from tiering.stores.fsspec import FsspecStore
 from tiering.stores.memory import MemoryStore
 from tiering.stores.object import ObjectStore
+from tiering.stores.shared_memory import SharedMemoryStore
+from tiering.stores.wrappers import Breaker, Counted, Deadline, Retry, Throttle
 
 BLOCK_VOLUME_BYTES = 96 << 20
 
-LOCAL = ("memory", "file", "block", "fsspec-memory")
+LOCAL = ("memory", "shared-memory", "wrapped", "file", "block", "fsspec-memory")
 REMOTE = ("object-moto", "s3fs-moto", "object-ceph", "s3fs-ceph")
 PARAMS = [
     pytest.param(kind, marks=[pytest.mark.ceph] if "ceph" in kind else []) for kind in (*LOCAL, *REMOTE)
@@ -36,6 +38,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreMaker:
         unique = uuid.uuid4().hex
         if kind == "memory":
             return MemoryStore(kind)
+        if kind == "shared-memory":
+            return SharedMemoryStore(kind, unique)
+        if kind == "wrapped":
+            store = Throttle(Deadline(MemoryStore(kind), 60), 10**12, 10**9, unique, folder=tmp_path)
+            return Counted(Retry(Breaker(store, 1, 60), 2, 60))
         if kind == "file":
             return FileStore(kind, tmp_path / unique)
         if kind == "block":

@@ -25,6 +25,7 @@ BUFFERS = st.lists(
 OFFSETS = st.integers(-1, 20_000)
 
 EXAMPLES_AND_STEPS = {"file": (25, 25), "block": (20, 25), "fsspec-memory": (25, 25)}
+EXAMPLES_AND_STEPS |= {"shared-memory": (25, 25), "wrapped": (15, 25)}
 EXAMPLES_AND_STEPS |= {"object-moto": (5, 20), "s3fs-moto": (5, 20)}
 
 

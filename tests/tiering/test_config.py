@@ -16,6 +16,9 @@ prices = {egress_gb = 0.5, get_1000 = 2}
 [tiers.disk]
 url = "/mnt/nvme/tier"
 capacity = "2TB"
+low_water = 0.5
+high_water = 1
+options = {operation_deadline_seconds = 60, max_bytes_per_second = "200MB"}
 [tiers.old]
 url = "/mnt/old"
 capacity = 4096
@@ -42,7 +45,10 @@ def test_config_that_is_right_says_all(tmp_path: Path) -> None:
         2 * 10**12,
         False,
     )
+    assert (disk.low_water, disk.high_water) == (0.5, 1)
+    assert disk.options == {"operation_deadline_seconds": 60, "max_bytes_per_second": "200MB"}
     assert (old.capacity_bytes, old.read_only) == (4096, True)
+    assert (old.low_water, old.high_water) == (0.85, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,12 @@ def test_config_that_is_right_says_all(tmp_path: Path) -> None:
         ("[tiers.lake]\nurl = '/a'\ncapacity = -5", ["tiers.lake", "capacity = -5", "64MiB"]),
         ("[tiers.lake]\nurl = '/a'\ncapacity = true", ["tiers.lake.capacity = True", "2TB"]),
         ("[tiers.lake]\nurl = '/a'\ncapacity = 1.5", ["tiers.lake.capacity = 1.5", "2TB"]),
+        ("[tiers.lake]\nurl = '/a'\nlow_water = '1'", ["tiers.lake.low_water = '1'", "0.85"]),
+        ("[tiers.lake]\nurl = '/a'\nhigh_water = 2", ["tiers.lake", "high_water = 2 ", "0.95"]),
+        (
+            "[tiers.lake]\nurl = '/a'\noptions = {retry_attempts = 0}",
+            ["tiers.lake", "retry_attempts", "is 0", "retry_attempts = 5"],
+        ),
         ("[tiers.lake]\nurl = '/a'\nread_only = 1", ["tiers.lake.read_only = 1", "true"]),
         ("[tiers.lake]\nurl = '/a'\nprices = 3", ["tiers.lake.prices = 3"]),
         (

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiering.corpora import python, small
-from tiering import Prices, Tier, open_tier, plan_move
+from tests.tiering.corpora import objects, python, small
+from tiering import Prices, Tier, open_tier, plan_move, verify
 from tiering.errors import CapacityExceeded, ConfigError, UsageError
+from tiering.stores import open as open_module
 from tiering.tier import S3_LIST_PRICES, close_stores, parse_size
 
 SECRET = "hunter2-canary"
@@ -34,12 +38,13 @@ SECRET = "hunter2-canary"
         ("block:///a/vol#1.img", "block:///a/vol#1.img", "block"),
         ("memory://", "memory://", "memory"),
         ("memory://x/y", "memory://x/y", "memory"),
+        ("shm://staging-1", "shm://staging-1", "memory"),
     ],
 )
 def test_tier_url_tells_place_and_kind(given: Any, url: str, kind: str) -> None:
     tier = open_tier(given, "t")
     assert (tier.url, tier.kind) == (url, kind)
-    assert tier.process_bound == (kind in ("memory", "block"))
+    assert tier.process_bound == url.startswith(("memory://", "block://"))
 
 
 def test_tier_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +54,11 @@ def test_tier_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "a\0b", "s3://", "s3:///key", "block://", "block:///", "block://rel.img", "file://rel", "s3://[bad"],
+    [
+        *("", "a\0b", "s3://", "s3:///key", "s3://[bad", "file://rel"),
+        *("block://", "block:///", "block://rel.img"),
+        *("shm://", "shm://a/b", f"shm://{'x' * 65}"),
+    ],
 )
 def test_tier_url_that_names_nothing_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigError, match=r"://") as caught:
@@ -167,11 +176,20 @@ except UsageError as error:
 """
 
 
+@pytest.fixture
+def shared() -> Iterator[Tier]:
+    """A shared memory tier, whose holder ends with the test."""
+    tier = open_tier(f"shm://test-{secrets.token_hex(8)}", "shared")
+    yield tier
+    tier.close()
+    open_module._memories.pop((tier.url, os.getpid())).close()
+
+
 def test_memory_tier_refuses_use_in_another_process(memory: Tier) -> None:
     with python(USE_MEMORY) as child:
         told, _ = child.communicate(pickle.dumps(memory).hex())
     assert "lives in the process that opened it" in told
-    assert "Use a file tier" in told
+    assert "Use a shm:// or file tier" in told
 
 
 def test_read_only_tier_refuses_changes(make_tier: Callable[..., Tier]) -> None:
@@ -205,3 +223,86 @@ def test_memory_tier_of_bounded_capacity_is_full_in_time() -> None:
     with pytest.raises(CapacityExceeded):
         tier.store.write("l", [b"1"])
     tier.store.delete("k")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"retry_attempts": 0}, ["retry_attempts of tier 't' is 0", "retry_attempts = 5"]),
+        ({"retry_attempts": True}, ["retry_attempts", "True"]),
+        ({"retry_attempts": 2.0}, ["retry_attempts", "2.0"]),
+        ({"retry_seconds": "60"}, ["retry_seconds", "'60'", "retry_seconds = 60"]),
+        ({"retry_seconds": 0}, ["retry_seconds", "is 0"]),
+        ({"breaker_failures": -1}, ["breaker_failures", "-1", "breaker_failures = 10"]),
+        ({"breaker_seconds": float("inf")}, ["breaker_seconds", "inf", "breaker_seconds = 15"]),
+        ({"operation_deadline_seconds": float("nan")}, ["operation_deadline_seconds", "nan", "= 120"]),
+        ({"max_bytes_per_second": "fast"}, ["max_bytes_per_second", "'fast'", '"200MB"']),
+        ({"max_bytes_per_second": 0}, ["max_bytes_per_second", "= 0 ", '"200MB"']),
+        ({"max_requests_per_second": -1}, ["max_requests_per_second", "-1", "= 50"]),
+    ],
+)
+@pytest.mark.parametrize("url", ["/mnt", "s3://bucket", "memory://x", "shm://x", "block:///dev/x"])
+def test_tier_wrapper_option_that_is_wrong_is_refused_with_an_example(
+    url: str, given: dict[str, Any], told: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_tier(url, "t", options=given)
+    for words in told:
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"high_water": 1.5}, ["high_water = 1.5", "Example: high_water = 0.95"]),
+        ({"low_water": 0}, ["low_water = 0 ", "Example: low_water = 0.85"]),
+        ({"low_water": True}, ["low_water = True"]),
+        ({"high_water": "x"}, ["high_water = 'x'"]),
+        ({"high_water": float("nan")}, ["high_water = nan"]),
+        ({"high_water": 0.5}, ["low_water = 0.85 is not below high_water = 0.5"]),
+        ({"high_water": 0.5, "low_water": 0.5}, ["not below"]),
+    ],
+)
+def test_tier_water_marks_that_are_wrong_are_refused(given: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_tier("/mnt", **given)
+    for words in told:
+        assert words in str(caught.value)
+
+
+def test_tier_water_marks_are_values_of_the_tier() -> None:
+    tier = open_tier("/mnt")
+    assert (tier.low_water, tier.high_water) == (0.85, 0.95)
+    tier = open_tier("/mnt", low_water=0.2, high_water=1)
+    assert (tier.low_water, tier.high_water) == (0.2, 1)
+    assert pickle.loads(pickle.dumps(tier)) == tier
+
+
+def test_shared_memory_tier_serves_other_processes_and_outlives_close(shared: Tier) -> None:
+    shared.store.write("k", [b"v"])
+    shared.close()
+    with python(READ_KEY) as child:
+        told, _ = child.communicate(pickle.dumps(shared).hex())
+    assert told == "b'v'\n"
+    assert shared.store.read("k") == b"v"
+
+
+READ_KEY = """
+import pickle, sys
+tier = pickle.loads(bytes.fromhex(sys.stdin.read()))
+print(bytes(tier.store.read("k")))
+"""
+
+
+def test_shared_memory_tier_is_used_by_workers_of_a_cluster(
+    shared: Tier, lake: Tier, cluster: Client
+) -> None:
+    corpus = small(lake)
+    report = plan_move(corpus, shared).run(client=cluster, progress=False)
+    assert report.moved == 6
+    assert cluster.submit(look, shared, pure=False).result() == sorted(objects(shared))
+    assert verify(corpus, shared, client=cluster, progress=False).ok
+
+
+def look(tier: Tier) -> list[str]:
+    return [info.key for info in tier.store.list()]

@@ -1,6 +1,7 @@
 """Memory tier: a dict. It is also the reference model that the conformance suite compares others with.
 
-Invariant: stored values are private copies, so a caller who reuses its buffer changes nothing here.
+Invariant: stored values are private copies, so a caller who reuses its buffer changes nothing here. What is
+stored and what is being written never exceed the capacity together: replacing an object needs room for both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Conflict, NotFound
 from tiering.keys import validate, validate_prefix
-from tiering.stores.base import ObjectInfo, Store, check_range
+from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
 
 
 class MemoryStore(Store):
@@ -25,6 +26,7 @@ class MemoryStore(Store):
         self._capacity_bytes = capacity_bytes
         self._objects: dict[str, tuple[bytes, str]] = {}
         self._used_bytes = 0
+        self._reserved_bytes = 0
         self._writes = 0
         self._lock = threading.Lock()
 
@@ -38,29 +40,26 @@ class MemoryStore(Store):
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         validate(key)
-        data = b"".join(buffers)
-        with self._lock:
-            old = self._objects.get(key)
-            if old is not None and if_absent:
-                raise Conflict("object exists already", tier=self.name, key=key)
-            used_bytes = self._used_bytes - (len(old[0]) if old else 0) + len(data)
-            if self._capacity_bytes is not None and used_bytes > self._capacity_bytes:
-                raise CapacityExceeded(
-                    f"{len(data)} bytes do not fit: {used_bytes} of {self._capacity_bytes} would be used",
-                    tier=self.name,
-                    key=key,
-                    hint="Release something from this tier or give it a larger capacity",
-                )
-            self._writes += 1
-            self._objects[key] = (data, str(self._writes))
-            self._used_bytes = used_bytes
-            return ObjectInfo(key, len(data), str(self._writes))
+        nbytes = total_bytes(buffers)
+        self._reserve(key, nbytes, if_absent=if_absent)
+        try:
+            data = b"".join(buffers)
+            with self._lock:
+                if if_absent:
+                    self._check_absent(key)
+                self._drop(key)
+                self._writes += 1
+                self._objects[key] = (data, str(self._writes))
+                self._used_bytes += nbytes
+                return ObjectInfo(key, nbytes, str(self._writes))
+        finally:
+            with self._lock:
+                self._reserved_bytes -= nbytes
 
     def delete(self, key: str) -> None:
         validate(key)
         with self._lock:
-            old = self._objects.pop(key, None)
-            self._used_bytes -= len(old[0]) if old else 0
+            self._drop(key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         validate_prefix(prefix)
@@ -82,7 +81,32 @@ class MemoryStore(Store):
         return ObjectInfo(key, len(data), etag)
 
     def free_bytes(self) -> int | None:
-        return None if self._capacity_bytes is None else self._capacity_bytes - self._used_bytes
+        if self._capacity_bytes is None:
+            return None
+        return self._capacity_bytes - self._used_bytes - self._reserved_bytes
+
+    def _reserve(self, key: str, nbytes: int, *, if_absent: bool) -> None:
+        """Take room for a write before its bytes are copied."""
+        with self._lock:
+            if if_absent:
+                self._check_absent(key)
+            free = self.free_bytes()
+            if free is not None and nbytes > free:
+                raise CapacityExceeded(
+                    f"{nbytes} bytes do not fit: {free} of {self._capacity_bytes} are free",
+                    tier=self.name,
+                    key=key,
+                    hint="Release something from this tier or give it a larger capacity",
+                )
+            self._reserved_bytes += nbytes
+
+    def _check_absent(self, key: str) -> None:
+        if key in self._objects:
+            raise Conflict("object exists already", tier=self.name, key=key)
+
+    def _drop(self, key: str) -> None:
+        old = self._objects.pop(key, None)
+        self._used_bytes -= len(old[0]) if old else 0
 
     def _get(self, key: str) -> tuple[bytes, str]:
         validate(key)

@@ -39,6 +39,7 @@ MAX_PUT_BYTES = 5 << 30  # the limit of S3 for one PUT
 
 _THREADS = 8
 _READ_ATTEMPTS = 3
+_RETRIES = 1  # of a request; whole calls are repeated by a wrapper
 _MAX_PARTS = 9_000  # S3 allows 10,000
 _SINGLE_PUT_SECONDS = 64
 
@@ -103,7 +104,7 @@ class ObjectStore(Store):
         multipart = nbytes > SINGLE_PUT_BYTES and not if_absent
         views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
         # An answer that got lost makes a repeated conditional write meet itself, so that one is not repeated.
-        client = self._client(SINGLE_PUT_BYTES if multipart else nbytes, 0 if if_absent else 2)
+        client = self._client(SINGLE_PUT_BYTES if multipart else nbytes, 0 if if_absent else _RETRIES)
         try:
             result = obstore.put(
                 client,
@@ -179,7 +180,7 @@ class ObjectStore(Store):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"store {self.name!r} is not pickled: each process opens its own from the Tier")
 
-    def _client(self, upload_bytes: int = 0, retries: int = 2) -> Any:
+    def _client(self, upload_bytes: int = 0, retries: int = _RETRIES) -> Any:
         """The obstore client of this process whose requests may carry `upload_bytes`."""
         global _runtime_pid
         if _runtime_pid not in (None, os.getpid()):

@@ -1,0 +1,31 @@
+"""Counts what moves, for `tiering.monitor`.
+
+Invariant: only bytes that arrived are counted, once, however often they were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tiering.digest import Buffer
+from tiering.monitor.stats import COUNTERS
+from tiering.stores.base import ObjectInfo, total_bytes
+from tiering.stores.wrappers.base import Wrapper
+
+
+class Counted(Wrapper):
+    """Counts bytes read and written by tier."""
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        self.inner.read_into(key, offset, buffer)
+        COUNTERS.add_moved(self.name, "read", buffer.nbytes)
+
+    def read(self, key: str) -> bytearray:
+        data = self.inner.read(key)
+        COUNTERS.add_moved(self.name, "read", len(data))
+        return data
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        info = self.inner.write(key, buffers, if_absent=if_absent)
+        COUNTERS.add_moved(self.name, "write", total_bytes(buffers))
+        return info
