@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from dask.utils import parse_bytes
 
-from tiering.credentials import check_references, check_url
+from tiering.credentials import ENCRYPTION_OPTIONS, check_references, check_url
 from tiering.errors import ConfigError, UsageError
 from tiering.stores.base import Store
 from tiering.stores.memory import MemoryStore
@@ -111,6 +111,11 @@ class Tier:
         return _open_store(self, os.getpid())
 
     @property
+    def encrypted(self) -> bool:
+        """Whether what lies on the tier is ciphertext."""
+        return ENCRYPTION_OPTIONS[0] in self.options
+
+    @property
     def process_bound(self) -> bool:
         """Whether only one process at a time can use the tier."""
         return self.kind in ("memory", "block")
@@ -159,6 +164,11 @@ def open_tier(
     url, kind = _normalise(os.fspath(url), name)
     options = dict(options or {})
     check_references(options, f"tier {name or url!r}")
+    if ENCRYPTION_OPTIONS[1] in options and ENCRYPTION_OPTIONS[0] not in options:
+        raise ConfigError(
+            f"tier {name or url!r} has an {ENCRYPTION_OPTIONS[1]} without an {ENCRYPTION_OPTIONS[0]}",
+            hint=f'Give the key to wrap by: {ENCRYPTION_OPTIONS[0]} = "file:/path/to/key"',
+        )
     for option, value in options.items():
         if not isinstance(value, str | int | float):
             raise ConfigError(
@@ -251,7 +261,7 @@ def _open_store(tier: Tier, process: int) -> Store:
     with _opening:
         store = _open_stores.get((tier, process))
         if store is None:
-            store = Counted(_connect(tier))
+            store = Counted(_encrypted(tier, _connect(tier)))
             if tier.read_only:
                 store = ReadOnly(store)
             _open_stores[tier, process] = store
@@ -263,6 +273,17 @@ def close_stores() -> None:
     for tier, process in list(_open_stores):
         if process == os.getpid():
             tier.close()
+
+
+def _encrypted(tier: Tier, store: Store) -> Store:
+    """`store`, with encryption around it where the tier has a key."""
+    if not tier.encrypted:
+        return store
+    references = [str(tier.options[option]) for option in ENCRYPTION_OPTIONS if option in tier.options]
+    from tiering.encryption.keyring import Keyring
+    from tiering.stores.encrypted import Encrypted
+
+    return Encrypted(store, Keyring(f"tier {tier.name!r}", *references))
 
 
 def _connect(tier: Tier) -> Store:
@@ -279,7 +300,7 @@ def _connect(tier: Tier) -> Store:
 
         path = Path(tier.url.removeprefix("block://"))
         return BlockStore(tier.name, path, read_only=tier.read_only)
-    options = tier.options
+    options = {name: value for name, value in tier.options.items() if name not in ENCRYPTION_OPTIONS}
     driver = options.pop("driver", "obstore" if scheme in OBJECT_SCHEMES else "fsspec")
     if driver == "obstore":
         from tiering.stores.object import ObjectStore
