@@ -27,11 +27,12 @@ def keygen_command(
 
     Keep a copy of it elsewhere: without it, nothing that it encrypted can be read again.
 
-    Example: tiering keygen /etc/tiering/lake.key, then options = {encryption_key = "file:/etc/tiering/lake.key"}
+    Example: tiering keygen ~/lake.key, then options = {encryption_key = "file:/home/me/lake.key"}
     """
     name = make_key_file(path)
-    text = f'{escape(str(path))}: key {name}\nRefer to it: encryption_key = "file:{escape(str(path.absolute()))}"'
-    Session.of(context).result({"ok": True, "path": str(path.absolute()), "key": name}, text)
+    where = str(path.absolute())
+    text = f'Key {name} made. A tier refers to it by encryption_key = "file:{escape(where)}"'
+    Session.of(context).result({"ok": True, "path": where, "key": name}, text)
 
 
 def rotate_command(

@@ -171,7 +171,7 @@ def _read_private(path: str, where: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would keep us waiting
     except (OSError, ValueError):
         return b""
-    with open(descriptor, "rb") as file:  # noqa: PTH123  # what is looked at is what is read
+    try:  # what is looked at is what is read
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             return b""
@@ -180,7 +180,9 @@ def _read_private(path: str, where: str) -> bytes:
                 f"key file {path!r}, which {where} refers to, is open to others (mode {mode & 0o777:04o})",
                 hint=f"chmod 600 {path}; as a Kubernetes secret, say defaultMode: 0400",
             )
-        return file.read(_MAX_FILE_BYTES + 1)
+        return os.read(descriptor, _MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _decode(data: bytes) -> bytes:

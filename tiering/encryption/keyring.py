@@ -13,7 +13,8 @@ from typing import Final
 
 from tiering.credentials import ENCRYPTION_OPTIONS
 from tiering.digest import Buffer
-from tiering.encryption.aead import KEY_BYTES, Cipher, Unauthentic, random_bytes
+from tiering.encryption import aead
+from tiering.encryption.aead import KEY_BYTES, Cipher, Unauthentic
 from tiering.encryption.kek import KeyEncryptionKey, find_kek
 from tiering.errors import ConfigError, Corrupt, UnsupportedVersion
 from tiering.keys import INTERNAL
@@ -116,7 +117,7 @@ class Keyring:
 
     def create(self, corpus: str) -> KeyDocument:
         """A new random key for a corpus."""
-        return self._wrap(corpus, random_bytes(KEY_ID_BYTES).hex(), random_bytes(KEY_BYTES))
+        return self._wrap(corpus, aead.random_bytes(KEY_ID_BYTES).hex(), aead.random_bytes(KEY_BYTES))
 
     def open(self, document: KeyDocument, corpus: str) -> CorpusKey:
         """The key that `document`, found in the folder of `corpus`, holds.

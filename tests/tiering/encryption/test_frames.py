@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -85,7 +86,7 @@ def test_seal_opens_to_the_same_bytes(nbytes: int) -> None:
 def test_seal_of_many_buffers_is_that_of_their_concatenation() -> None:
     data = plain(3 * FRAME_BYTES + 5)
     cuts = [0, 0, 1, 100, FRAME_BYTES + 100, 2 * FRAME_BYTES + 100, 3 * FRAME_BYTES, len(data), len(data)]
-    pieces = [memoryview(data)[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [memoryview(data)[a:b] for a, b in pairwise(cuts)]
     out = bytearray(stored_bytes(len(data)))
     seal("web/c/0", KEY, pieces, memoryview(out))
     assert opened(out) == data

@@ -59,7 +59,7 @@ def test_find_kek_weak_or_wrong_key_is_refused_and_not_shown(tmp_path: Path, dat
     path = tmp_path / "key"
     path.touch(mode=0o600)
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match="not a key of 32 bytes|could be guessed") as caught:
+    with pytest.raises(ConfigError, match=r"not a key of 32 bytes|could be guessed") as caught:
         find(f"file:{path}")
     assert "encryption_key" in str(caught.value)
     assert "tiering keygen" in str(caught.value)
@@ -71,7 +71,7 @@ def test_find_kek_weak_or_wrong_key_is_refused_and_not_shown(tmp_path: Path, dat
 def test_find_kek_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     path = Path(key_file(tmp_path).removeprefix("file:"))
     path.chmod(mode)
-    with pytest.raises(ConfigError, match=f"mode {mode:04o}.*chmod 600"):
+    with pytest.raises(ConfigError, match=rf"mode {mode:04o}.*chmod 600"):
         find(f"file:{path}")
 
 
