@@ -6,14 +6,18 @@ import base64
 import os
 import pickle
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.tiering.corpora import small
 from tests.tiering.encryption.tools import key_bytes, key_file
+from tiering import Tier, open_corpus
 from tiering.encryption.aead import Unauthentic
 from tiering.encryption.kek import LocalKey, find_kek, key_id, make_key_file
 from tiering.encryption.kms import register_kms
+from tiering.encryption.lifecycle import rotate_key
 from tiering.errors import ConfigError, TieringError, Unavailable
 
 KEY = key_bytes(1)
@@ -151,3 +155,34 @@ def test_kms_reference_that_names_nothing_is_refused(reference: str) -> None:
     with pytest.raises(TieringError) as caught:
         find_kek(reference, "encryption_key", "tier 'lake'").wrap(KEY, b"")
     assert isinstance(caught.value, ConfigError)
+
+
+def test_kms_comes_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "hsm-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hsm\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[tiering.kms]\nhsm = hsm_of_a_test:box\n")
+    (tmp_path / "hsm_of_a_test.py").write_text(
+        "class Box:\n"
+        "    wrap = staticmethod(lambda key_id, plaintext, aad: plaintext[::-1])\n"
+        "    unwrap = staticmethod(lambda key_id, ciphertext, aad: ciphertext[::-1])\n"
+        "box = Box()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kek = find_kek("kms:hsm/k", "encryption_key", "tier 'lake'")
+    assert kek.unwrap(kek.wrap(KEY, b""), b"") == KEY
+
+
+def test_a_tier_under_a_kms_key_rotates_to_a_file(make_tier: Callable[..., Tier], tmp_path: Path) -> None:
+    vault = Vault()
+    register_kms("vault", vault)
+    reference = "kms:vault/lake"
+    small(make_tier("lake", options={"encryption_key": reference}))
+    calls = len(vault.calls)
+    lake = make_tier(
+        "lake", options={"encryption_key": key_file(tmp_path), "encryption_previous_key": reference}
+    )
+    open_corpus(lake, "web")
+    assert vault.calls[calls:] == [("unwrap", "lake")]  # once a process and corpus, not once an object
+    assert rotate_key(lake, "web")
+    assert open_corpus(make_tier("lake", options={"encryption_key": key_file(tmp_path)}), "web").rows == 22

@@ -388,3 +388,15 @@ def test_a_missing_library_is_told(
     with pytest.raises(ConfigError, match=r"pip install 'corpus-tiering\[crypto\]'"):
         encrypted(inner, tmp_path).write("web/s", [b"x"])
     assert list(inner.list()) == []
+
+
+def test_threads_that_read_one_object_do_not_disturb_each_other(store: Encrypted) -> None:
+    store.write("web/s", [DATA])
+
+    def look(seed: int) -> bool:
+        chance = random.Random(seed)
+        starts = [chance.randrange(len(DATA) - 1000) for _ in range(40)]
+        return all(reads(store, "web/s", start, 1000) == DATA[start : start + 1000] for start in starts)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(look, range(8)))
