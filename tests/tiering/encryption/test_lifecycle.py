@@ -168,6 +168,23 @@ def test_shred_overwrites_the_key_on_a_block_volume(tmp_path: Path) -> None:
         assert raw.check() == []
 
 
+def test_shred_leaves_no_key_in_this_process(tmp_path: Path) -> None:
+    raw = MemoryStore("lake")
+    tier = open_tier(f"memory://{tmp_path.name}-here", "lake")
+    with using(tier, encrypted(raw, tmp_path)):
+        small(tier)
+        copy = bytes(raw.read("web/tokens/c/0/0"))
+        shred(tier, "web")
+        raw.write("web/tokens/c/0/0", [copy])
+        for read in (lambda: tier.store.read("web/tokens/c/0/0"), lambda: tier.store.write("web/x", [b"x"])):
+            with pytest.raises(Corrupt, match="key"):
+                read()
+        raw.delete("web/tokens/c/0/0")
+        tier.store.write("web/x", [b"x"])
+    with using(tier, encrypted(raw, tmp_path)):
+        assert tier.store.read("web/x") == b"x"
+
+
 def test_shred_is_refused_while_somebody_writes(make_encrypted: MakeTier) -> None:
     lake = make_encrypted("lake")
     small(lake)
