@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,3 @@ class Stops(Killed):
     def list(self, prefix: str = "") -> Any:
         self._look()
         return super().list(prefix)
-
-
-Maker = Callable[..., Any]
