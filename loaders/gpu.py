@@ -221,6 +221,8 @@ def _why_not_direct(reader: BlockReader) -> str:
         return f"the corpus is in the format {corpus.format!r}"
     if corpus.layout.codec is not None:
         return f"they are compressed ({corpus.layout.codec})"
+    if corpus.tier.encrypted:
+        return f"tier {corpus.tier.name!r} is encrypted, and their shard is in no node cache"
     return f"their shard is in no node cache, and has no file on {corpus.tier.kind} tier {corpus.tier.name!r}"
 
 

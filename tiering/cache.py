@@ -30,9 +30,9 @@ from policies.eviction import Eviction, make
 from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
+from tiering.sizes import parse_size
 from tiering.stores.base import Extent
 from tiering.stores.file import FileStore
-from tiering.tier import parse_size
 from tiering.transfer import is_verified
 
 log = logging.getLogger("tiering.cache")

@@ -70,7 +70,7 @@ def head(store: Store, name: str) -> Record:
         return record(store, name, _read_record(store, _head_key(name)).version)
     except UnsupportedVersion:
         raise
-    except (FileNotFoundError, FormatError):
+    except (FileNotFoundError, FormatError, Corrupt):
         numbers = versions(store, name)
     if not numbers:
         hint = "'tiering ls' lists what is there"

@@ -23,7 +23,7 @@ from typing import Final
 
 from tiering import catalog, process
 from tiering.catalog import Record
-from tiering.errors import Conflict, FormatError, Locked, TieringError, UnsupportedVersion
+from tiering.errors import ConfigError, Conflict, FormatError, Locked, TieringError, UnsupportedVersion
 from tiering.keys import INTERNAL
 from tiering.manifest import FORMAT_VERSION, check_version, parse_json
 from tiering.process import ProcessId
@@ -170,7 +170,7 @@ def _read(store: Store, name: str, number: int) -> Claim | None:
         return Claim(
             number, str(fields["intent"]), owner, str(fields["token"]), released=bool(fields["released"])
         )
-    except UnsupportedVersion as error:
+    except (UnsupportedVersion, ConfigError) as error:
         error.tier, error.key = store.name, key
         raise
     except (KeyError, ValueError) as error:

@@ -3,9 +3,10 @@
 Invariant: options that were checked here hold no secret, so they may be shown, logged and pickled. A secret
 exists only between `resolve` and the client that is made from it, and no message of this module shows one.
 
-A reference is ``env:NAME`` (an environment variable) or ``file:PATH`` (the text of a file, as Kubernetes and
-systemd hand secrets out). The option ``profile`` names a profile of the shared AWS configuration. An S3 tier
-without any of them uses what its client finds: the AWS environment variables, then the instance's role.
+A reference is ``env:NAME`` (an environment variable) or ``file:PATH`` (the text of a file, as Kubernetes
+and systemd hand secrets out); the keys of an encrypted tier may be ``kms:NAME/KEY-ID`` too. The option
+``profile`` names a profile of the shared AWS configuration. An S3 tier without any of them uses what its
+client finds: the AWS environment variables, then the instance's role.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ Options = Mapping[str, OptionValue]
 
 REFRESH = timedelta(minutes=15)
 """How long a client may use resolved credentials before it looks at the references again."""
+
+ENCRYPTION_OPTIONS = ("encryption_key", "encryption_previous_key")
+"""What refers to the keys of an encrypted tier: the one to wrap by, and one that may still be in use."""
 
 _NAMES = frozenset({"key", "secret", "token", "password", "passwd", "passphrase", "sas"})
 _PARTS = re.compile(
@@ -59,7 +63,7 @@ def check_references(options: Options, where: str) -> None:
         ConfigError: names the option and shows a right value; never shows the value.
     """
     for option, value in options.items():
-        if is_credential(option) and not _is_reference(value):
+        if is_credential(option) and not (_is_reference(value) or _is_kms_reference(option, value)):
             raise ConfigError(
                 f"option {option!r} of {where} holds a credential itself",
                 hint=f'Write where it lies: {option} = "env:{_example(option)}" or "file:/run/secrets/NAME"',
@@ -153,6 +157,10 @@ def _profile_keys(profile: str, where: str) -> AwsKeys:
 def _is_reference(value: OptionValue) -> bool:
     kind, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     return kind in ("env", "file") and bool(name.strip())
+
+
+def _is_kms_reference(option: str, value: OptionValue) -> bool:
+    return option in ENCRYPTION_OPTIONS and str(value).startswith("kms:")
 
 
 def _look_up(option: str, reference: str, where: str) -> str:

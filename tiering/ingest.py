@@ -30,9 +30,10 @@ from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
 from tiering.progress import track
 from tiering.room import check_room, refuse_foreign
 from tiering.schema import columns_of, to_arrays, to_table
+from tiering.sizes import parse_size
 from tiering.sources.base import Source, Values
 from tiering.sources.open import open_source
-from tiering.tier import Tier, parse_size
+from tiering.tier import Tier
 from tiering.transfer import put_verified
 
 DEFAULT_SHARD_SIZE: Final = "64MiB"

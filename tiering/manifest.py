@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 
 from tiering.consistency import check_format, check_key, check_table
 from tiering.digest import Buffer, check_digest_form, digest
-from tiering.errors import Corrupt, FormatError, UnsupportedVersion
+from tiering.encryption.frames import MAGIC
+from tiering.errors import ConfigError, Corrupt, FormatError, UnsupportedVersion
 from tiering.layout.arrow import schema_from_bytes, schema_to_bytes
 
 FORMAT_VERSION: Final = 1
+_GIVE_KEY: Final = 'Open the tier with options = {encryption_key = "file:/path/to/key"}, or "env:NAME"'
 FORMATS: Final = ("zarr", "arrow")
 MAX_MANIFEST_BYTES: Final = 1 << 30
 MAX_SHARDS: Final = 20_000_000
@@ -160,7 +162,10 @@ def parse_json(data: Buffer, what: str, limit_bytes: int) -> dict[str, Any]:
 
     Raises:
         FormatError: it is too large, too deep or not a JSON object.
+        ConfigError: it is encrypted, and the tier was opened without its key.
     """
+    if bytes(data[: len(MAGIC)]) == MAGIC:
+        raise ConfigError(f"{what} is encrypted, and the tier has no encryption_key", hint=_GIVE_KEY)
     if memoryview(data).nbytes > limit_bytes:
         raise FormatError(f"{what} is over {limit_bytes} bytes")
     try:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tiering.credentials import check_references, check_url
+from tiering.credentials import ENCRYPTION_OPTIONS, check_references, check_url
 from tiering.errors import ConfigError, UsageError
-from tiering.sizes import parse_size as parse_size  # a name of this module, too
+from tiering.sizes import parse_size
 from tiering.stores.base import Store
 from tiering.stores.open import open_store
 from tiering.stores.wrappers.options import WrapperOptions
@@ -113,6 +113,11 @@ class Tier:
         return _open_store(self, os.getpid())
 
     @property
+    def encrypted(self) -> bool:
+        """Whether what lies on the tier is ciphertext."""
+        return ENCRYPTION_OPTIONS[0] in self.options
+
+    @property
     def process_bound(self) -> bool:
         """Whether only one process at a time can use the tier."""
         return self.kind == "block" or self.url.startswith("memory://")
@@ -166,6 +171,11 @@ def open_tier(
     url, kind = _normalise(os.fspath(url), name)
     options = dict(options or {})
     check_references(options, f"tier {name or url!r}")
+    if ENCRYPTION_OPTIONS[1] in options and ENCRYPTION_OPTIONS[0] not in options:
+        raise ConfigError(
+            f"tier {name or url!r} has an {ENCRYPTION_OPTIONS[1]} without an {ENCRYPTION_OPTIONS[0]}",
+            hint=f'Give the key to wrap by: {ENCRYPTION_OPTIONS[0]} = "file:/path/to/key"',
+        )
     for option, value in options.items():
         if not isinstance(value, str | int | float):
             raise ConfigError(

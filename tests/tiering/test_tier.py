@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.tiering.corpora import objects, python, small
 from tiering import Prices, Tier, open_tier, plan_move, verify
 from tiering.errors import CapacityExceeded, ConfigError, UsageError
+from tiering.sizes import parse_size
 from tiering.stores import open as open_module
-from tiering.tier import S3_LIST_PRICES, close_stores, parse_size
+from tiering.tier import S3_LIST_PRICES, close_stores
 
 SECRET = "hunter2-canary"
 

@@ -11,9 +11,9 @@ from dask.utils import format_bytes
 from rich.markup import escape
 
 from tiering.cli.session import Session
+from tiering.sizes import parse_size
 from tiering.stores.block import BlockStore
 from tiering.stores.block_format import VolumeInfo, format_volume
-from tiering.tier import parse_size
 
 app = typer.Typer(help="Block volumes: raw devices, or images that act as one.", no_args_is_help=True)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from tiering import catalog
 from tiering.cli.session import Session
 from tiering.corpus import Corpus, open_corpus
+from tiering.encryption.lifecycle import encryption_of
 from tiering.errors import NotFound, TieringError, UsageError
 from tiering.ingest import DEFAULT_SHARD_SIZE, ingest
 from tiering.plan import plan_move
@@ -117,11 +118,13 @@ def show_command(
     """Show one corpus: its columns, layout and versions."""
     session = Session.of(context)
     corpus = open_corpus(session.source(tier), name, version)
+    encryption = encryption_of(corpus.tier, name)
     document = {
         **_facts(corpus),
         "columns": {field.name: str(field.type) for field in corpus.schema},
         "block_rows": corpus.contents.block_rows,
         "codec": corpus.contents.codec,
+        "encryption": encryption.algorithm if encryption else "none",
         "manifest": corpus.record.manifest,
         "versions": catalog.versions(corpus.tier.store, name),
     }

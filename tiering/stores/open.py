@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from tiering.credentials import OptionValue
+from tiering.credentials import ENCRYPTION_OPTIONS, OptionValue
 from tiering.stores.base import Store
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import Breaker, Counted, Deadline, ReadOnly, Retry, Throttle
@@ -46,7 +46,8 @@ def open_store(tier: Tier) -> Store:
         ConfigError: an option is wrong. Other `TieringError`: the store cannot be opened.
     """
     options = tier.options
-    store = _connect(tier, WrapperOptions.strip(options))
+    plain = {name: value for name, value in options.items() if name not in ENCRYPTION_OPTIONS}
+    store = _connect(tier, WrapperOptions.strip(plain))
     try:
         return _wrap(tier, store, WrapperOptions.parse(options, tier.kind, f"tier {tier.name!r}"))
     except BaseException:
@@ -64,10 +65,19 @@ def _wrap(tier: Tier, store: Store, options: WrapperOptions) -> Store:
         store = Breaker(store, options.breaker_failures, seconds, streak_seconds=seconds)
     if options.retry_attempts > 1:
         store = Retry(store, options.retry_attempts, options.retry_seconds)
-    # Here is the place of Encrypted.
+    if tier.encrypted:
+        store = _encrypted(tier, store)
     if tier.read_only:
         store = ReadOnly(store)
     return Counted(store)
+
+
+def _encrypted(tier: Tier, store: Store) -> Store:
+    from tiering.encryption.keyring import Keyring
+    from tiering.stores.encrypted import Encrypted
+
+    references = [str(tier.options[option]) for option in ENCRYPTION_OPTIONS if option in tier.options]
+    return Encrypted(store, Keyring(f"tier {tier.name!r}", *references))
 
 
 def _connect(tier: Tier, options: dict[str, OptionValue]) -> Store:
