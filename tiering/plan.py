@@ -26,10 +26,11 @@ from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import Conflict, UsageError
 from tiering.graph import choose_client, run_tasks
+from tiering.keys import is_control
 from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_copy
 from tiering.progress import track
 from tiering.release import release
-from tiering.room import check_room, refuse_foreign
+from tiering.room import adding, check_room, refuse_foreign, room_held
 from tiering.tier import Tier
 
 GET_BYTES: Final = 8 << 20
@@ -99,6 +100,18 @@ class MovePlan:
         what = json.dumps([self.corpus.name, astuple(self.corpus.record), tiers, self.release])
         return digest([what.encode(), memoryview(sink.getvalue())])
 
+    @cached_property
+    def planned(self) -> dict[str, int]:
+        """Bytes of every object of the copy by its key on the target."""
+        corpus = self.corpus
+        sizes = dict(zip(self.steps["key"].to_pylist(), self.steps["nbytes"].to_pylist(), strict=True))
+        sizes |= {key: len(text) for key, text in corpus.contents.documents.items()}
+        manifest = catalog.manifest_key(corpus.name, corpus.record.manifest)
+        return {
+            manifest: corpus.tier.store.stat(manifest).nbytes,
+            **{corpus.key(key): nbytes for key, nbytes in sizes.items()},
+        }
+
     @property
     def _copied(self) -> pa.Table:
         return self.steps.filter(pc.equal(self.steps["action"], "copy"))
@@ -127,8 +140,12 @@ class MovePlan:
             yield self.steps.slice(start, stop - start)
             start = stop
 
-    def tasks(self, *, claim: bool = False) -> Iterator[Delayed]:
-        """The copying tasks, one a batch; with `claim`, each holds the name on the target by itself."""
+    def tasks(self, *, final_bytes: int | None = None) -> Iterator[Delayed]:
+        """The copying tasks, one a batch.
+
+        With `final_bytes`, what the corpus's folder will hold at the end, each task holds the name and that
+        room on the target by itself.
+        """
         task = delayed(copy_batch, pure=False)
         for batch in self.batches():
             yield task(
@@ -139,7 +156,7 @@ class MovePlan:
                 batch["key"].to_pylist(),
                 batch["nbytes"].to_pylist(),
                 batch["digest"].to_pylist(),
-                claim=claim,
+                final_bytes=final_bytes,
             )
 
     def graph(self) -> Delayed:
@@ -147,20 +164,21 @@ class MovePlan:
 
         Compute it on any scheduler, or make it part of another graph. Its value: the number of shards moved.
         """
-        corpus = self.corpus
+        corpus, target = self.corpus, self.target
+        present = {info.key: info.nbytes for info in target.store.list(corpus.name)}
+        final_bytes = adding(self.planned)(
+            {key: size for key, size in present.items() if not is_control(key)}
+        )
         whole: Delayed = delayed(finish, pure=False)(
-            list(self.tasks(claim=True)),
+            list(self.tasks(final_bytes=final_bytes)),
             corpus.tier,
-            self.target,
+            target,
             corpus.name,
             corpus.record,
             give_up=self.release,
+            final_bytes=final_bytes,
         )
         return whole
-
-    def check(self) -> None:
-        """Raise what planning it now would raise: the world may have drifted since."""
-        plan_move(self.corpus, self.target, release=self.release)
 
     def check_drift(self) -> None:
         """Raise `Conflict` when the source or the target is no longer what was planned for."""
@@ -194,9 +212,10 @@ class MovePlan:
             # An earlier run was stopped while it released: only the rest of that is left to do.
             release(corpus.at(target), corpus.tier, client=client)
             return MoveReport(0, self.steps.num_rows, 0, time.monotonic() - started)
-        self.check()
+        _look(corpus, target, give_up=self.release)
         with (
             version_held(target, corpus.name, corpus.record),
+            room_held(target, corpus.name, adding(self.planned)),
             choose_client(client, self.nbytes, (corpus.tier, target)) as chosen,
             track(
                 f"{corpus.name}: {corpus.tier.name} to {target.name}", self.nbytes, chosen, progress
@@ -246,6 +265,14 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         Conflict: another corpus has this name on the target.
         CapacityExceeded: the target has no room.
     """
+    plan = _look(corpus, target, give_up=release)
+    largest_bytes = int(plan.steps["nbytes"].to_numpy().max())
+    check_room(target, corpus.name, adding(plan.planned), largest_bytes)
+    return plan
+
+
+def _look(corpus: Corpus, target: Tier, *, give_up: bool) -> MovePlan:
+    """The plan as the world is now, without a look at the room."""
     if (target.url, target.option_items) == (corpus.tier.url, corpus.tier.option_items):
         raise UsageError(
             f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
@@ -257,13 +284,9 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
     refuse_foreign(target, corpus.name, present)
     prefix = corpus.key("")
     seen = np.array([present.get(prefix + key, -1) for key in shards["key"].to_pylist()], np.int64)
-    sizes = shards["nbytes"].to_numpy()
-    actions = pa.array(np.where(seen == sizes, "check", "copy"), pa.string())
-    plan = MovePlan(corpus, target, shards.append_column("action", actions), release)
+    actions = pa.array(np.where(seen == shards["nbytes"].to_numpy(), "check", "copy"), pa.string())
+    plan = MovePlan(corpus, target, shards.append_column("action", actions), give_up)
     plan.check_drift()
-    # What is overwritten needs room beside its old bytes only once; counting it whole is safe.
-    needed = plan.nbytes + sum(map(len, corpus.contents.documents.values()))
-    check_room(target, needed if plan.nbytes else 0, int(sizes.max()), f"corpus {corpus.name!r}")
     return plan
 
 

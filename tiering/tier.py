@@ -87,6 +87,10 @@ class Tier:
     prices: Prices = Prices()
     read_only: bool = False
     option_items: tuple[tuple[str, Option], ...] = field(default=(), repr=False)
+    high_water: float = 0.95
+    """Fraction of the capacity above which something should go."""
+    low_water: float = 0.85
+    """Fraction of the capacity to come down to then."""
     _process: int | None = field(default=None, repr=False, compare=False)
 
     @property

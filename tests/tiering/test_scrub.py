@@ -12,7 +12,7 @@ from tiering import scrub as scrub_module
 from tiering.digest import Buffer, digest
 from tiering.errors import CapacityExceeded, Conflict, Corrupt, NotFound, Unavailable
 from tiering.keys import INTERNAL
-from tiering.scrub import fetch_copy, heal
+from tiering.repair import fetch_copy, heal
 from tiering.stores.base import ObjectInfo
 from tiering.stores.wrappers import Wrapper
 
@@ -91,8 +91,11 @@ def test_verify_of_a_corpus_that_is_not_there_or_another_one(lake: Tier, disk: T
 
 def test_verify_whose_tier_goes_away_says_so_and_not_that_shards_are_bad(lake: Tier) -> None:
     class Away(Wrapper):
+        gone = False
+
         def read(self, key: str) -> bytearray:
-            if "/c/" in key:
+            self.gone = self.gone or "/c/" in key
+            if self.gone:
                 raise Unavailable("nobody answers", tier="lake", key=key)
             return super().read(key)
 

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Conflict, NotFound
-from tiering.keys import validate, validate_prefix
+from tiering.keys import CONTROL_BYTES, is_control, validate, validate_prefix
 from tiering.stores.base import ObjectInfo, Store, check_range
 
 
 class MemoryStore(Store):
-    """Objects in this process's memory, at most `capacity_bytes` of them."""
+    """Objects in this process's memory, at most `capacity_bytes` of them and a little for control objects."""
 
     kind: ClassVar[str] = "memory"
 
@@ -24,7 +24,8 @@ class MemoryStore(Store):
         self.name = name
         self._capacity_bytes = capacity_bytes
         self._objects: dict[str, tuple[bytes, str]] = {}
-        self._used_bytes = 0
+        self._data_bytes = 0
+        self._control_bytes = 0
         self._writes = 0
         self._lock = threading.Lock()
 
@@ -43,7 +44,8 @@ class MemoryStore(Store):
             old = self._objects.get(key)
             if old is not None and if_absent:
                 raise Conflict("object exists already", tier=self.name, key=key)
-            used_bytes = self._used_bytes - (len(old[0]) if old else 0) + len(data)
+            more_bytes = len(data) - (len(old[0]) if old else 0)
+            used_bytes = self._used_bytes + (0 if self._is_let_through(key, more_bytes) else more_bytes)
             if self._capacity_bytes is not None and used_bytes > self._capacity_bytes:
                 raise CapacityExceeded(
                     f"{len(data)} bytes do not fit: {used_bytes} of {self._capacity_bytes} would be used",
@@ -53,14 +55,14 @@ class MemoryStore(Store):
                 )
             self._writes += 1
             self._objects[key] = (data, str(self._writes))
-            self._used_bytes = used_bytes
+            self._count(key, more_bytes)
             return ObjectInfo(key, len(data), str(self._writes))
 
     def delete(self, key: str) -> None:
         validate(key)
         with self._lock:
             old = self._objects.pop(key, None)
-            self._used_bytes -= len(old[0]) if old else 0
+            self._count(key, -len(old[0]) if old else 0)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         validate_prefix(prefix)
@@ -82,7 +84,20 @@ class MemoryStore(Store):
         return ObjectInfo(key, len(data), etag)
 
     def free_bytes(self) -> int | None:
-        return None if self._capacity_bytes is None else self._capacity_bytes - self._used_bytes
+        return None if self._capacity_bytes is None else max(0, self._capacity_bytes - self._used_bytes)
+
+    @property
+    def _used_bytes(self) -> int:
+        return self._data_bytes + max(0, self._control_bytes - CONTROL_BYTES)
+
+    def _is_let_through(self, key: str, more_bytes: int) -> bool:
+        return is_control(key) and self._control_bytes + more_bytes <= CONTROL_BYTES
+
+    def _count(self, key: str, more_bytes: int) -> None:
+        if is_control(key):
+            self._control_bytes += more_bytes
+        else:
+            self._data_bytes += more_bytes
 
     def _get(self, key: str) -> tuple[bytes, str]:
         validate(key)
