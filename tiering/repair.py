@@ -16,10 +16,18 @@ from distributed import Client
 
 from tiering import catalog
 from tiering.catalog import Record
-from tiering.claim import version_held
+from tiering.claim import claimed, version_held
 from tiering.corpus import Corpus
 from tiering.digest import digest
-from tiering.errors import Conflict, Corrupt, FormatError, NotFound, TieringError, UsageError
+from tiering.errors import (
+    Conflict,
+    Corrupt,
+    FormatError,
+    NotFound,
+    TieringError,
+    UnsupportedVersion,
+    UsageError,
+)
 from tiering.graph import choose_client, run_tasks
 from tiering.keys import INTERNAL
 from tiering.room import adding, room_held
@@ -107,37 +115,13 @@ def repair_catalog(name: str, record: Record, tier: Tier, others: Sequence[Tier]
 
     Raises:
         NotFound: the version is not published on `tier`.
-        Conflict: its record there names another manifest, which is whole.
+        Conflict: another corpus has its name there, or somebody is at work on it.
         Corrupt: the manifest is damaged, and no other tier has a good one.
     """
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
-    store = tier.store
-    record_key, manifest_key = (
-        catalog.record_key(name, record.version),
-        catalog.manifest_key(name, record.manifest),
-    )
-    repaired = []
-    try:
-        found = catalog.record(store, name, record.version)
-    except NotFound as error:
-        error.hint = "Move it there again: what is there and right is skipped"
-        raise
-    except FormatError:
-        found = None
-    if found is not None and found != record and _has_manifest(store, name, found):
-        raise Conflict(f"another corpus is called {name!r} there", tier=tier.name, hint="Choose another tier")
-    if not _has_manifest(store, name, record):
-        good = _manifest(name, record, others)
-        _put_back(store, name, manifest_key.removeprefix(f"{name}/"), good, record.manifest)
-        repaired.append(manifest_key.removeprefix(f"{name}/"))
-    if found != record:
-        good = bytearray(record.encode())
-        _put_back(store, name, record_key.removeprefix(f"{name}/"), good, digest(good))
-        repaired.append(record_key.removeprefix(f"{name}/"))
-    if catalog.write_head(store, name):
-        repaired.append(f"{INTERNAL}/HEAD")
-    return repaired
+    with claimed(tier.store, name, record.manifest, shared=True, purpose="repaired"):
+        return _repair_catalog(tier.store, name, record, others)
 
 
 def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Tier, bytearray]:
@@ -175,6 +159,42 @@ def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[bytearra
         log.warning("shard %s stays bad on tier %s: %s", corpus.key(key), tier.name, error)
         return data, False
     return data, True
+
+
+def _repair_catalog(store: Store, name: str, record: Record, others: Sequence[Tier]) -> list[str]:
+    prefix = f"{name}/"
+    record_key = catalog.record_key(name, record.version).removeprefix(prefix)
+    manifest_key = catalog.manifest_key(name, record.manifest).removeprefix(prefix)
+    try:
+        found = catalog.record(store, name, record.version)
+    except NotFound as error:
+        error.hint = "Move it there again: what is there and right is skipped"
+        raise
+    except UnsupportedVersion:
+        raise
+    except FormatError:
+        found = None
+    if found is not None and found != record and _has_manifest(store, name, found):
+        hint = "Choose another tier"
+        raise Conflict(f"another corpus is called {name!r} there", tier=store.name, hint=hint)
+    if found != record and not store.exists(prefix + manifest_key):
+        raise Conflict(
+            f"the version record is damaged, and nothing there says that it is corpus {name!r}",
+            tier=store.name,
+            key=prefix + record_key,
+            hint="Move the corpus to another name or tier",
+        )
+    repaired = []
+    if not _has_manifest(store, name, record):
+        _put_back(store, name, manifest_key, _manifest(name, record, others), record.manifest)
+        repaired.append(manifest_key)
+    if found != record:
+        good = bytearray(record.encode())
+        _put_back(store, name, record_key, good, digest(good))
+        repaired.append(record_key)
+    if catalog.write_head(store, name):
+        repaired.append(f"{INTERNAL}/HEAD")
+    return repaired
 
 
 def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tuple[Tier, bytearray]:

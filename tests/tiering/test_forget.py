@@ -96,9 +96,9 @@ def test_forget_what_is_not_there_or_at_work_or_read_only(
         forget(make_tier("lake", read_only=True), "text")
     with claimed(lake.store, "text", two[1].record.manifest, shared=True), pytest.raises(Conflict):
         forget(lake, "text", 1)
-    with claimed(lake.store, "text", "0" * 64, shared=False, purpose="forgotten"):
-        with pytest.raises(Conflict, match="is being forgotten by"):
-            forget(lake, "text", 1)
+    rival = claimed(lake.store, "text", "0" * 64, shared=False, purpose="forgotten")
+    with rival, pytest.raises(Conflict, match="is being forgotten by"):
+        forget(lake, "text", 1)
     assert all(verify(corpus).ok for corpus in two)
 
 
