@@ -18,12 +18,12 @@ from typing import Any
 
 from tiering import catalog, process, tickets
 from tiering.catalog import Record
-from tiering.errors import Conflict, Locked, NotFound
+from tiering.errors import Conflict, Locked
 from tiering.keys import INTERNAL
 from tiering.manifest import FORMAT_VERSION
 from tiering.process import ProcessId
 from tiering.stores.base import Store
-from tiering.tickets import Tickets, holder
+from tiering.tickets import Tickets
 from tiering.tier import Tier
 
 
@@ -111,42 +111,6 @@ def version_held(target: Tier, name: str, record: Record) -> Iterator[None]:
                 f"another corpus is called {name!r} there", tier=target.name, hint="Choose another tier"
             )
         yield
-
-
-def unlock(store: Store, name: str, number: int, held_by: str) -> Claim:
-    """Declare a claim released whose process ended on another machine, which cannot be known from here.
-
-    Args:
-        store: the tier.
-        name: the corpus.
-        number: of the claim.
-        held_by: its holder as `tiering.tickets.holder` names it: proof that the right one was looked at.
-
-    Raises:
-        NotFound: no such claim is held. Locked: its process lives on this machine.
-        Conflict: it is held by somebody else.
-    """
-    line = claims(store, name)
-    claim = line.read(number)
-    if claim is None or claim.released:
-        hint = "Nothing has to be unlocked"
-        raise NotFound(f"no claim {number} is held", tier=store.name, key=line.key(number), hint=hint)
-    if claim.owner.is_alive():
-        raise Locked(
-            f"corpus {name!r} is being {claim.purpose} by process {claim.owner.pid}, which lives",
-            tier=store.name,
-            key=line.key(number),
-            hint="Wait until it has ended, or end it",
-        )
-    if held_by != holder(claim.owner):
-        raise Conflict(
-            f"claim {number} is held by {holder(claim.owner)}, not by {held_by!r}",
-            tier=store.name,
-            key=line.key(number),
-            hint="Look whether that process has ended, then name it",
-        )
-    store.write(line.key(number), [claim.as_released().encode()])
-    return claim
 
 
 def _parse(number: int, fields: dict[str, Any]) -> Claim:

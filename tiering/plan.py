@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -30,7 +30,7 @@ from tiering.keys import is_control
 from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_copy
 from tiering.progress import track
 from tiering.release import release
-from tiering.room import adding, check_room, refuse_foreign, room_held
+from tiering.room import check_room, refuse_foreign, room_held
 from tiering.tier import Tier
 
 GET_BYTES: Final = 8 << 20
@@ -100,17 +100,22 @@ class MovePlan:
         what = json.dumps([self.corpus.name, astuple(self.corpus.record), tiers, self.release])
         return digest([what.encode(), memoryview(sink.getvalue())])
 
+    def final_bytes(self, present: Mapping[str, int]) -> int:
+        """Bytes of the corpus's folder on the target when the copy is whole; `present` is the data there."""
+        prefix = self.corpus.key("")
+        keys, sizes = self.steps["key"].to_pylist(), self.steps["nbytes"].to_numpy()
+        seen = np.array([present.get(prefix + key, -1) for key in keys], np.int64)
+        missing = int(sizes[seen != sizes].sum())
+        missing += sum(nbytes for key, nbytes in self._small.items() if present.get(prefix + key) != nbytes)
+        return sum(present.values()) + missing
+
     @cached_property
-    def planned(self) -> dict[str, int]:
-        """Bytes of every object of the copy by its key on the target."""
+    def _small(self) -> dict[str, int]:
+        """Bytes of the manifest and the documents."""
         corpus = self.corpus
-        sizes = dict(zip(self.steps["key"].to_pylist(), self.steps["nbytes"].to_pylist(), strict=True))
-        sizes |= {key: len(text) for key, text in corpus.contents.documents.items()}
         manifest = catalog.manifest_key(corpus.name, corpus.record.manifest)
-        return {
-            manifest: corpus.tier.store.stat(manifest).nbytes,
-            **{corpus.key(key): nbytes for key, nbytes in sizes.items()},
-        }
+        sizes = {key: len(text) for key, text in corpus.contents.documents.items()}
+        return {manifest.removeprefix(corpus.key("")): corpus.tier.store.stat(manifest).nbytes, **sizes}
 
     @property
     def _copied(self) -> pa.Table:
@@ -165,10 +170,8 @@ class MovePlan:
         Compute it on any scheduler, or make it part of another graph. Its value: the number of shards moved.
         """
         corpus, target = self.corpus, self.target
-        present = {info.key: info.nbytes for info in target.store.list(corpus.name)}
-        final_bytes = adding(self.planned)(
-            {key: size for key, size in present.items() if not is_control(key)}
-        )
+        listed = target.store.list(corpus.name)
+        final_bytes = self.final_bytes({info.key: info.nbytes for info in listed if not is_control(info.key)})
         whole: Delayed = delayed(finish, pure=False)(
             list(self.tasks(final_bytes=final_bytes)),
             corpus.tier,
@@ -215,7 +218,7 @@ class MovePlan:
         _look(corpus, target, give_up=self.release)
         with (
             version_held(target, corpus.name, corpus.record),
-            room_held(target, corpus.name, adding(self.planned)),
+            room_held(target, corpus.name, self.final_bytes),
             choose_client(client, self.nbytes, (corpus.tier, target)) as chosen,
             track(
                 f"{corpus.name}: {corpus.tier.name} to {target.name}", self.nbytes, chosen, progress
@@ -267,7 +270,7 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
     """
     plan = _look(corpus, target, give_up=release)
     largest_bytes = int(plan.steps["nbytes"].to_numpy().max())
-    check_room(target, corpus.name, adding(plan.planned), largest_bytes)
+    check_room(target, corpus.name, plan.final_bytes, largest_bytes)
     return plan
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from tiering import process
-from tiering.errors import FormatError, TieringError, UnsupportedVersion
+from tiering.errors import Conflict, FormatError, Locked, NotFound, TieringError, UnsupportedVersion
 from tiering.manifest import check_version, parse_json
 from tiering.process import ProcessId
 from tiering.stores.base import Store
@@ -140,6 +140,33 @@ class Tickets(Generic[T]):
         except TieringError as error:
             text = "%s %s on tier %s stays until this process ends: %s"
             log.warning(text, self.what, self.key(ticket.number), self.store.name, error)
+
+    def unlock(self, number: int, held_by: str) -> T:
+        """Declare a ticket released whose process ended on another machine, which cannot be known from here.
+
+        Args:
+            number: of the ticket.
+            held_by: its holder as `holder` names it: proof that the right one was looked at.
+
+        Raises:
+            NotFound: no such ticket is held. Locked: its process lives on this machine.
+            Conflict: somebody else holds it.
+        """
+        tier, key = self.store.name, self.key(number)
+        ticket = self.read(number)
+        if ticket is None or ticket.released:
+            hint = "Nothing has to be unlocked"
+            raise NotFound(f"no {self.what} {number} is held", tier=tier, key=key, hint=hint)
+        if ticket.owner.is_alive():
+            hint = "Wait until it has ended, or end it"
+            problem = f"{self.what} {number} is held by process {ticket.owner.pid}, which lives"
+            raise Locked(problem, tier=tier, key=key, hint=hint)
+        if held_by != holder(ticket.owner):
+            problem = f"{self.what} {number} is held by {holder(ticket.owner)}, not by {held_by!r}"
+            hint = "Look whether that process has ended, then name it"
+            raise Conflict(problem, tier=tier, key=key, hint=hint)
+        self.store.write(key, [ticket.as_released().encode()])
+        return ticket
 
     def _take(self, token: str, make: Callable[[int, str, list[T]], T]) -> T:
         while True:

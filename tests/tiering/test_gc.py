@@ -24,7 +24,7 @@ from tests.tiering.test_claim import elsewhere
 from tests.tiering.test_claim import put as put_claim
 from tests.tiering.test_reservation import put as put_reservation
 from tiering import Tier, catalog, open_corpus, plan_move, process, release, verify
-from tiering.claim import claimed, claims, unlock
+from tiering.claim import claimed, claims
 from tiering.digest import digest
 from tiering.errors import Conflict, LastCopy, Locked, NotFound, TieringError, UsageError
 from tiering.gc import GcReport, gc
@@ -338,17 +338,17 @@ def test_unlock_needs_the_holder_and_never_takes_from_the_living(lake: Tier) -> 
     with pytest.raises(Conflict, match="tiering unlock web --on lake --claim 1"):
         small(lake)
     with pytest.raises(Conflict, match=f"held by {holder(stranger)}, not by 'me'"):
-        unlock(lake.store, "web", 1, "me")
+        claims(lake.store, "web").unlock(1, "me")
     with pytest.raises(NotFound, match="no claim 2 is held"):
-        unlock(lake.store, "web", 2, holder(stranger))
-    claim = unlock(lake.store, "web", 1, holder(stranger))
+        claims(lake.store, "web").unlock(2, holder(stranger))
+    claim = claims(lake.store, "web").unlock(1, holder(stranger))
     assert unlock_reservations(lake.store, "web", claim.owner) == 1
     assert usage(lake).reserved_bytes == 0
     with pytest.raises(NotFound):
-        unlock(lake.store, "web", 1, holder(stranger))
+        claims(lake.store, "web").unlock(1, holder(stranger))
     assert verify(small(lake)).ok
     with claimed(lake.store, "web", A, shared=True) as mine, pytest.raises(Locked, match="which lives"):
-        unlock(lake.store, "web", mine.number, holder(mine.owner))
+        claims(lake.store, "web").unlock(mine.number, holder(mine.owner))
 
 
 def test_verify_tells_shards_of_dead_work_as_extra(lake: Tier) -> None:

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from tiering import catalog
-from tiering.claim import claims, unlock
+from tiering.claim import claims
 from tiering.cli.session import Session
 from tiering.cli.verify import NameArgument, OnOption, others_of
 from tiering.errors import NotFound, UsageError
 from tiering.forget import forget
 from tiering.gc import gc
-from tiering.reservation import unlock_reservations
+from tiering.reservation import reservations, unlock_reservations
 from tiering.room import usage
 from tiering.tickets import holder
 
@@ -134,36 +134,48 @@ def unlock_command(
     context: typer.Context,
     name: NameArgument,
     tier: OnOption,
-    number: Annotated[int | None, typer.Option("--claim", help="Number of the claim.")] = None,
+    claim: Annotated[int | None, typer.Option(help="Number of the claim.")] = None,
+    reservation: Annotated[int | None, typer.Option(help="Number of the reservation of room.")] = None,
     held_by: Annotated[
         str | None, typer.Option("--holder", help="Who holds it, as shown; asked for otherwise.")
     ] = None,
 ) -> None:
-    """Release a claim whose process ended on another machine, which cannot be known from here.
+    """Release what a process holds that ended on another machine, which cannot be known from here.
 
-    Without --claim, shows who holds the name. A process of this machine that lives is never unlocked. The
-    room that the same process had reserved for this corpus is released too.
+    Shows who holds the name and room for it, unless --claim or --reservation says what to release. A process
+    of this machine that lives is never unlocked. With a claim, the room that its process had reserved for the
+    corpus is released too.
     """
     session = Session.of(context)
-    place = session.source(tier)
-    held = [claim for claim in claims(place.store, name).all() if claim.counts]
-    if number is None:
-        shown = [
-            {"claim": claim.number, "holder": holder(claim.owner), "purpose": claim.purpose} for claim in held
-        ]
-        text = [f"claim {one['claim']}: {one['purpose']} by {one['holder']}" for one in shown]
-        session.result({"ok": True, "claims": shown}, "\n".join(text) or f"Nobody holds {escape(name)}")
+    store = session.source(tier).store
+    held = [one for one in claims(store, name).all() if one.counts]
+    room = [one for one in reservations(store).all() if one.counts and one.corpus == name]
+    if (claim is None) == (reservation is None):
+        if claim is not None:
+            raise UsageError("both a claim and a reservation are named", hint="Release one after the other")
+        shown = {
+            "claims": [{"claim": o.number, "holder": holder(o.owner), "purpose": o.purpose} for o in held],
+            "reservations": [
+                {"reservation": o.number, "holder": holder(o.owner), "bytes": o.nbytes} for o in room
+            ],
+        }
+        text = [f"claim {o.number}: being {o.purpose} by {holder(o.owner)}" for o in held]
+        text += [f"reservation {o.number}: {format_bytes(o.nbytes)} by {holder(o.owner)}" for o in room]
+        session.result({"ok": True, **shown}, "\n".join(text) or f"Nobody holds {escape(name)}")
         return
     if held_by is None:
-        told = [f"{claim.purpose} by {holder(claim.owner)}" for claim in held if claim.number == number]
-        held_by = _ask(
-            f"Claim {number} on {name}: {', '.join(told) or 'nobody'}. Type its holder to release it"
-        )
-    claim = unlock(place.store, name, number, held_by)
-    freed = unlock_reservations(place.store, name, claim.owner)
+        told = [holder(one.owner) for one in held if one.number == claim]
+        told += [holder(one.owner) for one in room if one.number == reservation]
+        held_by = _ask(f"Held by {', '.join(told) or 'nobody'}. Type who it is to release it")
+    if claim is not None:
+        owner = claims(store, name).unlock(claim, held_by).owner
+        freed = unlock_reservations(store, name, owner)
+    else:
+        reservations(store).unlock(reservation or 0, held_by)
+        freed = 1
+    what = "" if claim is None else f"Claim {claim} released, and "
     session.result(
-        {"ok": True, "claim": number, "reservations": freed},
-        f"Claim {number} released, and {freed} reservations of the same process",
+        {"ok": True, "claim": claim, "reservations": freed}, f"{what}{freed} reservations released"
     )
 
 

@@ -123,11 +123,18 @@ def test_unlock_shows_who_holds_a_name_and_frees_their_room(tiering: Any, corpus
     assert "Nobody holds web" in tiering("unlock", "web", "--on", "disk").out
     put_claim(disk, 9, A, elsewhere())
     put_reservation(disk, 9, 10_000_000, elsewhere(), "web")
-    shown = tiering("unlock", "web", "--on", "disk", "--json").document["claims"]
-    assert shown == [{"claim": 9, "holder": holder(elsewhere()), "purpose": "written"}]
+    shown = tiering("unlock", "web", "--on", "disk", "--json").document
+    assert shown["claims"] == [{"claim": 9, "holder": holder(elsewhere()), "purpose": "written"}]
+    assert shown["reservations"] == [{"reservation": 9, "holder": holder(elsewhere()), "bytes": 10_000_000}]
+    assert "reservation 9: " in tiering("unlock", "web", "--on", "disk").out
+    assert tiering("unlock", "web", "--on", "disk", "--claim", 9, "--reservation", 9).code == 2
     assert tiering("unlock", "web", "--on", "disk", "--claim", 9).code == 2
     assert tiering("unlock", "web", "--on", "disk", "--claim", 9, "--holder", "1@x").code == 1
     done = tiering("unlock", "web", "--on", "disk", "--claim", 9, "--holder", holder(elsewhere()))
     assert done.code == 0
     assert "1 reservations" in done.out
+    assert tiering("usage", "disk", "--json").document["reserved_bytes"] == 0
+    put_reservation(disk, 9, 10_000_000, elsewhere(), "web")
+    words = ("unlock", "web", "--on", "disk", "--reservation", 9, "--holder", holder(elsewhere()))
+    assert tiering(*words).code == 0
     assert tiering("usage", "disk", "--json").document["reserved_bytes"] == 0
