@@ -22,7 +22,7 @@ from typing import Final
 from tiering import process
 from tiering.errors import CapacityExceeded, Conflict
 from tiering.keys import CONTROL_BYTES, INTERNAL, is_control
-from tiering.reservation import Reservation, reservations
+from tiering.reservation import FOLDER, Reservation, reservations
 from tiering.stores.base import ObjectInfo
 from tiering.tier import Tier
 
@@ -150,8 +150,10 @@ def room_held(tier: Tier, name: str, final: FinalBytes) -> Iterator[Hold]:
         CapacityExceeded: there is no room; nothing was written.
     """
     hold = Hold(tier, name, final)
-    if _is_bounded(tier) and _needs(tier, name, final):
-        hold.grow(final)
+    if _is_bounded(tier):
+        tier.store.sweep(FOLDER)  # of who was killed while it wrote a reservation
+        if _needs(tier, name, final):
+            hold.grow(final)
     try:
         yield hold
     finally:
