@@ -90,7 +90,7 @@ def record(store: Store, name: str, version: int) -> Record:
     Raises:
         NotFound: no such version here.
     """
-    key = _record_key(name, version)
+    key = record_key(name, version)
     try:
         found = _read_record(store, key)
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def record(store: Store, name: str, version: int) -> Record:
 
 def is_published(store: Store, name: str, version: int) -> bool:
     """Whether the version exists here."""
-    return store.exists(_record_key(name, version))
+    return store.exists(record_key(name, version))
 
 
 def load(store: Store, name: str, version: int | None = None) -> tuple[Record, Manifest]:
@@ -157,12 +157,12 @@ def publish(store: Store, name: str, version: int, manifest: Manifest, encoded: 
         _check_same(store, name, entry)
     store.sweep(name)
     if not known:
-        _sweep(store, name, {*manifest.table["key"].to_pylist(), *manifest.documents})
+        _sweep(store, name, manifest.named())
     for key, document in manifest.documents.items():
         put_verified(store, f"{name}/{key}", [document], len(document), digest(document))
     put_verified(store, manifest_key(name, entry.manifest), [encoded], len(encoded), entry.manifest)
     try:
-        store.write(_record_key(name, version), [entry.encode()], if_absent=True)
+        store.write(record_key(name, version), [entry.encode()], if_absent=True)
     except FileExistsError:
         _check_same(store, name, entry)
     _write_head(store, name)
@@ -171,8 +171,22 @@ def publish(store: Store, name: str, version: int, manifest: Manifest, encoded: 
 
 def unpublish(store: Store, name: str, version: int) -> None:
     """Make a version invisible on this tier; the objects of its shards stay."""
-    store.delete(_record_key(name, version))
+    store.delete(record_key(name, version))
     _write_head(store, name)
+
+
+def write_head(store: Store, name: str) -> bool:
+    """Let ``HEAD`` name the newest version where it does not; whether that changed it."""
+    newest = max(versions(store, name), default=0)
+    if not newest:
+        return False
+    try:
+        right = bytes(store.read(_head_key(name))) == record(store, name, newest).encode()
+    except TieringError:
+        right = False
+    if not right:
+        _write_head(store, name)
+    return not right
 
 
 def drop_head(store: Store, name: str) -> None:
@@ -185,7 +199,8 @@ def manifest_key(name: str, manifest: str) -> str:
     return f"{name}/{INTERNAL}/manifests/{manifest}.parquet"
 
 
-def _record_key(name: str, version: int) -> str:
+def record_key(name: str, version: int) -> str:
+    """Where the record of a version lies."""
     return f"{name}/{INTERNAL}/versions/{version:08d}.json"
 
 
@@ -220,11 +235,16 @@ def _write_head(store: Store, name: str) -> None:
         written = newest
 
 
+def is_own(key: str) -> bool:
+    """Whether a key relative to a corpus is one that a shard or document of either format may have."""
+    return _OWN_KEY.fullmatch(key) is not None
+
+
 def _sweep(store: Store, name: str, keep: Set[str]) -> None:
     """Delete what looks like a corpus's object below `name` and is not to be kept; nothing else."""
     for info in list(store.list(name)):
         key = info.key.removeprefix(f"{name}/")
-        if key not in keep and _OWN_KEY.fullmatch(key):
+        if key not in keep and is_own(key):
             store.delete(info.key)
 
 

@@ -8,7 +8,7 @@ skips the shards that are there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from tiering.layout.base import PAGE_BYTES, EncodedShard
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard, index_bytes
 from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
 from tiering.progress import track
-from tiering.room import check_room, refuse_foreign
+from tiering.room import Hold, check_room, refuse_foreign, room_held
 from tiering.schema import columns_of, to_arrays, to_table
 from tiering.sizes import parse_size
 from tiering.sources.base import Source, Values
@@ -64,6 +64,11 @@ class Target:
     def shards(self) -> int:
         """How many shard numbers there will be."""
         return -(-self.rows // self.shard_rows)
+
+    @property
+    def objects(self) -> int:
+        """How many objects there will be: one a shard and column."""
+        return self.shards * (len(self.layout.columns) if self.layout else 1)
 
     def shard_range(self, number: int) -> tuple[int, int]:
         """Rows [start, stop) of a shard."""
@@ -138,39 +143,108 @@ def ingest(
     if done is not None and not done.absent():
         return done
     nbytes = int(rows.rows * rows.row_bytes)
-    present = {info.key: info.nbytes for info in tier.store.list(name)}
-    refuse_foreign(tier, name, present)
-    # What compression will save is not known before; then the room is watched while shards are written.
-    missing = 0 if codec else max(0, target.stored_bytes(rows.row_bytes) - sum(present.values()))
-    free = tier.room_bytes()
-    room = None if free is None else free + sum(present.values())
-    check_room(tier, missing, int(min(target.shard_rows, target.rows) * rows.row_bytes), f"corpus {name!r}")
+    refuse_foreign(tier, name, [info.key for info in tier.store.list(name)])
+    ledger = _Ledger(target, rows.row_bytes)
+    check_room(tier, name, ledger.final, ledger.shard_bytes)
     with claimed(tier.store, name, intent, shared=False):
         done = _published(target, intent)  # by a process that was at work when we first looked
         if done is not None and not done.absent():
             return done
         with (
+            room_held(tier, name, ledger.final) as hold,
             choose_client(client, 0 if rows.in_memory else nbytes, [tier]) as chosen,
             track(f"{name}: ingest to {tier.name}", nbytes, chosen, progress) as bar,
         ):
             entries: list[Entry] = []
-            stored = 0
-            for written in run_tasks(_tasks(rows, target), None if rows.in_memory else chosen):
-                entries += written
-                stored += sum(entry["nbytes"] for entry in written)
-                if room is not None and stored > room:
-                    raise CapacityExceeded(
-                        f"corpus {name!r} has {stored} bytes and more, there is room for {room}",
-                        tier=tier.name,
-                        hint="Release something from this tier, or give it a larger capacity",
-                    )
-                bar.advance(int(written[0]["rows"] * rows.row_bytes))
-        manifest = _manifest(target, entries, intent)
-        if done is None:
-            catalog.publish(tier.store, name, 1, manifest, manifest.encode())
-        elif not done.manifest.equals(manifest.table):
-            raise Conflict(f"the source of corpus {name!r} gives other rows than it did", tier=tier.name)
+            tasks = _tasks(rows, target)
+            while len(entries) < target.objects:  # more than once only where the room is scarce
+                admitted = ledger.admitted(tasks, hold)
+                for written in run_tasks(admitted, None if rows.in_memory else chosen):
+                    entries += written
+                    ledger.wrote(written)
+                    bar.advance(int(written[0]["rows"] * rows.row_bytes))
+            manifest = _manifest(target, entries, intent)
+            if done is None:
+                encoded = manifest.encode()
+                ledger.finish(len(encoded), hold)
+                catalog.publish(tier.store, name, 1, manifest, encoded)
+            elif not done.manifest.equals(manifest.table):
+                raise Conflict(f"the source of corpus {name!r} gives other rows than it did", tier=tier.name)
         return open_corpus(tier, name, 1)
+
+
+class _Ledger:
+    """Bytes that an ingest has written and may write.
+
+    What compression saves is not known before. So a compressed corpus asks for more room as it goes on; a
+    shard in flight is counted as if it could not be compressed.
+    """
+
+    def __init__(self, target: Target, row_bytes: float) -> None:
+        documents = target.layout.documents() if target.layout else {}
+        compressed = target.layout is not None and target.layout.codec is not None
+        self.shard_bytes = int(min(target.shard_rows, target.rows) * row_bytes)
+        self._documents_bytes = sum(map(len, documents.values()))
+        self._asked_bytes = target.stored_bytes(row_bytes)
+        self._bound_bytes = 0  # what a shard in flight may take, where that was not asked for at first
+        if compressed:
+            self._bound_bytes = -(-self._asked_bytes // target.shards) * 65 // 64  # noise grows a little
+            self._asked_bytes = self._bound_bytes
+        self._stored_bytes = 0
+        self._flying = 0
+        self._next: Delayed | None = None
+
+    def final(self, present: Mapping[str, int]) -> int:
+        """What the folder will hold. What is there counts as ours: it is, or is swept before publication."""
+        return max(sum(present.values()), self._asked_bytes + self._documents_bytes)
+
+    def admitted(self, tasks: Iterator[Delayed], hold: Hold) -> Iterator[Delayed]:
+        """The tasks as long as there is room for what they may write; the rest when those have ended.
+
+        Raises:
+            CapacityExceeded: there is no room for a single one.
+        """
+        while True:
+            if self._next is None:
+                self._next = next(tasks, None)
+            if (task := self._next) is None:
+                return
+            try:
+                self._ask(hold)
+            except CapacityExceeded:
+                if not self._flying:
+                    raise
+                return
+            self._flying += 1
+            self._next = None
+            yield task
+
+    def wrote(self, entries: list[Entry]) -> None:
+        """Count what one task wrote."""
+        self._flying -= 1
+        self._stored_bytes += sum(entry["nbytes"] for entry in entries)
+
+    def finish(self, manifest_bytes: int, hold: Hold) -> None:
+        """Ask for the room of the manifest, now that everything is known."""
+        self._asked_bytes = self._stored_bytes + manifest_bytes
+        hold.grow(self.final)
+
+    def _ask(self, hold: Hold) -> None:
+        """Ask for the room of one more shard in flight, and of as much again where there is so much."""
+        before_bytes = self._asked_bytes
+        needed_bytes = self._stored_bytes + (self._flying + 1) * self._bound_bytes
+        if needed_bytes <= before_bytes:
+            return
+        try:
+            self._asked_bytes = max(needed_bytes, 2 * before_bytes)
+            hold.grow(self.final)
+        except CapacityExceeded:
+            try:
+                self._asked_bytes = needed_bytes
+                hold.grow(self.final)
+            except CapacityExceeded:
+                self._asked_bytes = before_bytes
+                raise
 
 
 def write_shard(part: Any, target: Target, number: int) -> list[Entry]:

@@ -19,6 +19,11 @@ TEMP_PREFIX = ".tmp-"
 INTERNAL = ".tiering"
 """The folder inside a corpus that holds its manifests, versions, claims and quarantine."""
 
+CONTROL_BYTES = 1 << 20
+"""So many bytes of control objects (see `is_control`) a tier takes beyond its capacity."""
+
+_CONTROLS = frozenset({"claims", "versions", "probes", "HEAD"})
+
 
 def validate(key: str) -> str:
     """Return `key` unchanged, or raise `UsageError` that says which rule it breaks."""
@@ -52,6 +57,19 @@ def path_of(root: Path, key: str) -> Path:
         UsageError: the key breaks a rule.
     """
     return root.joinpath(*validate(key).split("/"))
+
+
+def is_control(key: str) -> bool:
+    """Whether `key` is a small record of who is at work and what exists, and no data.
+
+    These are let through where a tier's capacity is used up, so that a full tier can still be released.
+    """
+    match key.split("/"):
+        case [first, _, *_] if first == INTERNAL:
+            return True
+        case [_, second, third, *_] if second == INTERNAL:
+            return third in _CONTROLS
+    return False
 
 
 def _problem(key: object) -> str | None:

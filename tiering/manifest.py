@@ -85,6 +85,10 @@ class Manifest:
         """How many shard numbers there are."""
         return int(pc.max(self.table["shard"]).as_py()) + 1
 
+    def named(self) -> set[str]:
+        """Keys of all objects that this version consists of, relative to the corpus."""
+        return {*self.table["key"].to_pylist(), *self.documents}
+
     def encode(self) -> bytes:
         """The Parquet file."""
         meta = {

@@ -7,15 +7,17 @@ journal: whatever was verified there is skipped by the next run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tiering import catalog
 from tiering.catalog import Record
 from tiering.claim import version_held
-from tiering.corpus import open_corpus
+from tiering.corpus import Corpus, open_corpus
+from tiering.errors import Conflict
 from tiering.manifest import decode
 from tiering.release import release
+from tiering.room import room_held
 from tiering.tier import Tier
 from tiering.transfer import copy_verified
 
@@ -51,13 +53,14 @@ def copy_batch(
     sizes: Sequence[int],
     digests: Sequence[str],
     *,
-    claim: bool,
+    final_bytes: int | None,
 ) -> BatchResult:
     """Copy and verify some shards of corpus `name`; the task of a move.
 
-    With `claim`, the task holds the name on the target itself, because nobody holds it for the whole move.
+    With `final_bytes`, the task holds the name and that much room on the target itself, because nobody holds
+    them for the whole move.
     """
-    with version_held(target, name, record) if claim else contextlib.nullcontext():
+    with contextlib.nullcontext() if final_bytes is None else _held(target, name, record, final_bytes):
         moved = skipped = nbytes = 0
         for key, size, expected in zip(keys, sizes, digests, strict=True):
             if copy_verified(source.store, target.store, f"{name}/{key}", size, expected) == "moved":
@@ -69,19 +72,51 @@ def copy_batch(
 
 
 def publish_copy(source: Tier, target: Tier, name: str, record: Record) -> None:
-    """Publish a version on the target, after all its shards are there."""
+    """Publish a version on the target, after all its shards are there.
+
+    Raises:
+        Conflict: some are not, or not any more; nothing was published.
+    """
     with version_held(target, name, record):
         # Byte for byte: the manifest is named by its digest, and another Parquet writer writes other bytes.
         encoded = catalog.manifest_bytes(source.store, name, record)
-        catalog.publish(target.store, name, record.version, decode(encoded, record.manifest), encoded)
+        manifest = decode(encoded, record.manifest)
+        # Between the tasks of a graph nobody holds the name: what they wrote may have been swept since.
+        if absent := Corpus(name, target, record, manifest).absent():
+            raise Conflict(
+                f"{len(absent)} shards of corpus {name!r} went away while it was moved",
+                tier=target.name,
+                key=f"{name}/{absent[0]}",
+                hint="Move it again: what is there is skipped",
+            )
+        catalog.publish(target.store, name, record.version, manifest, encoded)
         catalog.load(target.store, name, record.version)  # reads it back
 
 
 def finish(
-    results: Sequence[BatchResult], source: Tier, target: Tier, name: str, record: Record, *, give_up: bool
+    results: Sequence[BatchResult],
+    source: Tier,
+    target: Tier,
+    name: str,
+    record: Record,
+    *,
+    give_up: bool,
+    final_bytes: int,
 ) -> int:
     """Publish the copy on the target and, if planned, release the source; the last task of a move's graph."""
-    publish_copy(source, target, name, record)
+    with _held(target, name, record, final_bytes):
+        publish_copy(source, target, name, record)
     if give_up:
         release(open_corpus(target, name, record.version), source)
     return sum(result.moved for result in results)
+
+
+@contextlib.contextmanager
+def _held(target: Tier, name: str, record: Record, final_bytes: int) -> Iterator[None]:
+    """Hold the name on the target, and the room of the whole copy."""
+
+    def final(present: Mapping[str, int]) -> int:
+        return max(final_bytes, sum(present.values()))
+
+    with version_held(target, name, record), room_held(target, name, final):
+        yield

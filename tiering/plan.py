@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -26,10 +26,11 @@ from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import Conflict, UsageError
 from tiering.graph import choose_client, run_tasks
+from tiering.keys import is_control
 from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_copy
 from tiering.progress import track
 from tiering.release import release
-from tiering.room import check_room, refuse_foreign
+from tiering.room import check_room, refuse_foreign, room_held
 from tiering.tier import Tier
 
 GET_BYTES: Final = 8 << 20
@@ -99,6 +100,23 @@ class MovePlan:
         what = json.dumps([self.corpus.name, astuple(self.corpus.record), tiers, self.release])
         return digest([what.encode(), memoryview(sink.getvalue())])
 
+    def final_bytes(self, present: Mapping[str, int]) -> int:
+        """Bytes of the corpus's folder on the target when the copy is whole; `present` is the data there."""
+        prefix = self.corpus.key("")
+        keys, sizes = self.steps["key"].to_pylist(), self.steps["nbytes"].to_numpy()
+        seen = np.array([present.get(prefix + key, -1) for key in keys], np.int64)
+        missing = int(sizes[seen != sizes].sum())
+        missing += sum(nbytes for key, nbytes in self._small.items() if present.get(prefix + key) != nbytes)
+        return sum(present.values()) + missing
+
+    @cached_property
+    def _small(self) -> dict[str, int]:
+        """Bytes of the manifest and the documents."""
+        corpus = self.corpus
+        manifest = catalog.manifest_key(corpus.name, corpus.record.manifest)
+        sizes = {key: len(text) for key, text in corpus.contents.documents.items()}
+        return {manifest.removeprefix(corpus.key("")): corpus.tier.store.stat(manifest).nbytes, **sizes}
+
     @property
     def _copied(self) -> pa.Table:
         return self.steps.filter(pc.equal(self.steps["action"], "copy"))
@@ -127,8 +145,12 @@ class MovePlan:
             yield self.steps.slice(start, stop - start)
             start = stop
 
-    def tasks(self, *, claim: bool = False) -> Iterator[Delayed]:
-        """The copying tasks, one a batch; with `claim`, each holds the name on the target by itself."""
+    def tasks(self, *, final_bytes: int | None = None) -> Iterator[Delayed]:
+        """The copying tasks, one a batch.
+
+        With `final_bytes`, what the corpus's folder will hold at the end, each task holds the name and that
+        room on the target by itself.
+        """
         task = delayed(copy_batch, pure=False)
         for batch in self.batches():
             yield task(
@@ -139,7 +161,7 @@ class MovePlan:
                 batch["key"].to_pylist(),
                 batch["nbytes"].to_pylist(),
                 batch["digest"].to_pylist(),
-                claim=claim,
+                final_bytes=final_bytes,
             )
 
     def graph(self) -> Delayed:
@@ -147,20 +169,19 @@ class MovePlan:
 
         Compute it on any scheduler, or make it part of another graph. Its value: the number of shards moved.
         """
-        corpus = self.corpus
+        corpus, target = self.corpus, self.target
+        listed = target.store.list(corpus.name)
+        final_bytes = self.final_bytes({info.key: info.nbytes for info in listed if not is_control(info.key)})
         whole: Delayed = delayed(finish, pure=False)(
-            list(self.tasks(claim=True)),
+            list(self.tasks(final_bytes=final_bytes)),
             corpus.tier,
-            self.target,
+            target,
             corpus.name,
             corpus.record,
             give_up=self.release,
+            final_bytes=final_bytes,
         )
         return whole
-
-    def check(self) -> None:
-        """Raise what planning it now would raise: the world may have drifted since."""
-        plan_move(self.corpus, self.target, release=self.release)
 
     def check_drift(self) -> None:
         """Raise `Conflict` when the source or the target is no longer what was planned for."""
@@ -194,9 +215,10 @@ class MovePlan:
             # An earlier run was stopped while it released: only the rest of that is left to do.
             release(corpus.at(target), corpus.tier, client=client)
             return MoveReport(0, self.steps.num_rows, 0, time.monotonic() - started)
-        self.check()
+        _look(corpus, target, give_up=self.release)
         with (
             version_held(target, corpus.name, corpus.record),
+            room_held(target, corpus.name, self.final_bytes),
             choose_client(client, self.nbytes, (corpus.tier, target)) as chosen,
             track(
                 f"{corpus.name}: {corpus.tier.name} to {target.name}", self.nbytes, chosen, progress
@@ -246,6 +268,14 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         Conflict: another corpus has this name on the target.
         CapacityExceeded: the target has no room.
     """
+    plan = _look(corpus, target, give_up=release)
+    largest_bytes = int(plan.steps["nbytes"].to_numpy().max())
+    check_room(target, corpus.name, plan.final_bytes, largest_bytes)
+    return plan
+
+
+def _look(corpus: Corpus, target: Tier, *, give_up: bool) -> MovePlan:
+    """The plan as the world is now, without a look at the room."""
     if (target.url, target.option_items) == (corpus.tier.url, corpus.tier.option_items):
         raise UsageError(
             f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
@@ -257,13 +287,9 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
     refuse_foreign(target, corpus.name, present)
     prefix = corpus.key("")
     seen = np.array([present.get(prefix + key, -1) for key in shards["key"].to_pylist()], np.int64)
-    sizes = shards["nbytes"].to_numpy()
-    actions = pa.array(np.where(seen == sizes, "check", "copy"), pa.string())
-    plan = MovePlan(corpus, target, shards.append_column("action", actions), release)
+    actions = pa.array(np.where(seen == shards["nbytes"].to_numpy(), "check", "copy"), pa.string())
+    plan = MovePlan(corpus, target, shards.append_column("action", actions), give_up)
     plan.check_drift()
-    # What is overwritten needs room beside its old bytes only once; counting it whole is safe.
-    needed = plan.nbytes + sum(map(len, corpus.contents.documents.values()))
-    check_room(target, needed if plan.nbytes else 0, int(sizes.max()), f"corpus {corpus.name!r}")
     return plan
 
 

@@ -25,8 +25,8 @@ from tiering.layout import arrow
 from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
+from tiering.repair import heal
 from tiering.schema import array_of, columns_of
-from tiering.scrub import heal
 from tiering.shards import Shard
 from tiering.stores.base import Extent
 from tiering.tier import Tier

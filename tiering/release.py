@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from distributed import Client
 
-from tiering import catalog
+from tiering import catalog, process
 from tiering.claim import claimed, version_held
 from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import CapacityExceeded, LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
-from tiering.manifest import Manifest
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
 from tiering.tier import Tier
@@ -51,41 +52,82 @@ def release(
         LastCopy: too few verified copies remain; nothing was deleted.
         Conflict: another corpus has this name on `tier`, or somebody is at work on it there.
     """
-    if min_copies < 1:
-        raise LastCopy(
-            f"min_copies = {min_copies} would allow to delete the last copy", hint="Give at least 1"
-        )
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     if not catalog.is_published(tier.store, corpus.name, corpus.version) and not _belonging(corpus, tier):
         return 0
-    candidates = [other for other in (*copies, corpus.tier, *corpus.others) if other != tier]
     intent = digest(f"release {corpus.record.manifest}".encode())
+    with (
+        name_held(corpus, tier, intent, "released"),
+        proven(corpus, tier, min_copies=min_copies, copies=copies, client=client),
+    ):
+        return drop_version(corpus, tier)
+
+
+@contextmanager
+def name_held(corpus: Corpus, tier: Tier, intent: str, purpose: str) -> Iterator[None]:
+    """Claim the name of a corpus that is to be deleted, also where the tier is so full that no claim fits."""
     with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(claimed(tier.store, corpus.name, intent, shared=False))
-        except CapacityExceeded:
-            # So full that not even a claim fits, and to be released for that: the hint makes room for it.
-            catalog.drop_head(tier.store, corpus.name)
-            held.enter_context(claimed(tier.store, corpus.name, intent, shared=False))
+        _with_room(
+            corpus.name,
+            tier,
+            lambda: held.enter_context(
+                claimed(tier.store, corpus.name, intent, shared=False, purpose=purpose)
+            ),
+        )
         if catalog.is_published(tier.store, corpus.name, corpus.version):
             corpus.at(tier)
+        yield
+
+
+@contextmanager
+def proven(
+    corpus: Corpus, tier: Tier, *, min_copies: int, copies: Sequence[Tier], client: Client | None
+) -> Iterator[None]:
+    """Prove that `min_copies` whole copies are elsewhere than on `tier`, and hold them while the block runs.
+
+    Raises:
+        LastCopy: there are too few.
+    """
+    if min_copies < 1:
+        raise LastCopy(
+            f"min_copies = {min_copies} would allow to delete the last copy", hint="Give at least 1"
+        )
+    candidates = [other for other in (*copies, corpus.tier, *corpus.others) if other != tier]
+    with contextlib.ExitStack() as held:
         problems = []
-        proven = 0
+        count = 0
         for other, problem in _other_places(corpus, tier, dict.fromkeys(candidates)).items():
             found = problem or _proof(corpus, other, held, client)
             if found:
                 problems.append(f"{other.name}: {found}")
             else:
-                proven += 1
-        if proven < min_copies:
+                count += 1
+        if count < min_copies:
             raise LastCopy(
-                f"corpus {corpus.name!r} has {proven} verified copies elsewhere, {min_copies} needed"
+                f"corpus {corpus.name!r} has {count} verified copies elsewhere, {min_copies} needed"
                 f" ({'; '.join(problems) or 'no other tier named'})",
                 tier=tier.name,
                 hint="Move it to another tier first, or name the tiers that hold it",
             )
-        return _delete(corpus, tier)
+        yield
+
+
+def drop_version(corpus: Corpus, tier: Tier) -> int:
+    """Delete what the manifest names and no other version does: first what makes it visible, then the bytes.
+
+    The caller holds the name. Claims stay: their numbers must go on.
+
+    Returns:
+        Bytes given back.
+    """
+    store, name = tier.store, corpus.name
+    belonging = _belonging(corpus, tier)
+    catalog.unpublish(store, name, corpus.version)
+    store.sweep(name)
+    for info in belonging:
+        store.delete(info.key)
+    return sum(info.nbytes for info in belonging)
 
 
 def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dict[Tier, str | None]:
@@ -95,10 +137,11 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
     place, and whoever sees it is a place that was seen before.
     """
     key = corpus.key(f"{INTERNAL}/probes/{secrets.token_hex(8)}")
+    probe = process.current().text().encode()  # so that `tiering.gc` leaves those of the living alone
     found: dict[Tier, str | None] = {}
     marked = [tier]
     try:
-        tier.store.write(key, [b"probe"])
+        _with_room(corpus.name, tier, lambda: tier.store.write(key, [probe]))
         for candidate in candidates:
             try:
                 if candidate.store.exists(key):
@@ -106,7 +149,7 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
                     continue
                 if not candidate.read_only:
                     marked.append(candidate)
-                    candidate.store.write(key, [b"probe"])
+                    _with_room(corpus.name, candidate, partial(candidate.store.write, key, [probe]))
                 found[candidate] = None
             except TieringError as error:
                 found[candidate] = str(error)
@@ -122,40 +165,44 @@ def _proof(corpus: Corpus, tier: Tier, held: contextlib.ExitStack, client: Clien
     try:
         corpus.at(tier)
         if not tier.read_only:
-            held.enter_context(version_held(tier, corpus.name, corpus.record))
+            held.callback(_put_head_back, corpus.name, tier)
+            _with_room(
+                corpus.name,
+                tier,
+                lambda: held.enter_context(version_held(tier, corpus.name, corpus.record)),
+            )
         report = verify(corpus, tier, client=client, progress=False)
     except TieringError as error:
         return str(error)
-    return None if report.ok else f"{len(report.missing)} missing, {len(report.corrupt)} corrupt"
+    return None if report.ok else f"{len(report.missing)} missing, {len(report.damaged)} damaged"
 
 
-def _delete(corpus: Corpus, tier: Tier) -> int:
-    """Delete what the manifest names and no other version does: first what makes it visible, then the bytes.
+def _with_room(name: str, tier: Tier, write: Callable[[], object]) -> None:
+    """Write a small object; where a full medium refuses it, ``HEAD``, which is a hint, makes room for it."""
+    try:
+        write()
+    except CapacityExceeded:
+        catalog.drop_head(tier.store, name)
+        write()
 
-    Claims stay: their numbers must go on.
-    """
-    store, name = tier.store, corpus.name
-    belonging = _belonging(corpus, tier)
-    catalog.unpublish(store, name, corpus.version)
-    store.sweep(name)
-    for info in belonging:
-        store.delete(info.key)
-    return sum(info.nbytes for info in belonging)
+
+def _put_head_back(name: str, tier: Tier) -> None:
+    with contextlib.suppress(TieringError):  # it saves a listing, nothing more
+        catalog.write_head(tier.store, name)
 
 
 def _belonging(corpus: Corpus, tier: Tier) -> list[ObjectInfo]:
     """Objects on a tier that are of this version and of no other; what a killed release left, too."""
     store, name = tier.store, corpus.name
     others = [version for version in catalog.versions(store, name) if version != corpus.version]
-    kept = {key for version in others for key in _named(catalog.load(store, name, version)[1])}
-    gone = set(map(corpus.key, _named(corpus.contents) - kept))
+    loaded = [catalog.load(store, name, version) for version in others]
+    kept = {key for _record, manifest in loaded for key in manifest.named()}
+    gone = set(map(corpus.key, corpus.contents.named() - kept))
+    if all(record.manifest != corpus.record.manifest for record, _manifest in loaded):
+        gone.add(catalog.manifest_key(name, corpus.record.manifest))
     inside = {corpus.key(f"{INTERNAL}/{folder}") for folder in ("manifests", "quarantine", "probes")}
     return [
         info
         for info in store.list(name)
         if info.key in gone or (not others and info.key.rpartition("/")[0] in inside)
     ]
-
-
-def _named(manifest: Manifest) -> set[str]:
-    return {*manifest.table["key"].to_pylist(), *manifest.documents}

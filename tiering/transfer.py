@@ -66,7 +66,7 @@ def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int,
     """
     if is_verified(store, key, nbytes, expected):
         return "skipped"
-    _write_verified(store, key, buffers, nbytes, expected)
+    write_verified(store, key, buffers, nbytes, expected)
     return "moved"
 
 
@@ -74,11 +74,16 @@ def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected:
     """Copy one object from tier to tier; nothing is read from the source when the target has it."""
     if is_verified(target, key, nbytes, expected):
         return "skipped"
-    _write_verified(target, key, [read_verified(source, key, nbytes, expected)], nbytes, expected)
+    write_verified(target, key, [read_verified(source, key, nbytes, expected)], nbytes, expected)
     return "moved"
 
 
-def _write_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> None:
+def write_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> None:
+    """Write an object over whatever is there, and read it back.
+
+    Raises:
+        Corrupt: what was read back differs from what was written.
+    """
     store.write(key, buffers)
     if not is_verified(store, key, nbytes, expected):
         raise Corrupt(

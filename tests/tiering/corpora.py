@@ -16,6 +16,7 @@ from tiering import Corpus, Tier, ingest
 from tiering import process as process_module
 from tiering import tier as tier_module
 from tiering.digest import Buffer
+from tiering.keys import INTERNAL
 from tiering.process import ProcessId
 from tiering.stores.base import ObjectInfo
 from tiering.stores.wrappers import Wrapper
@@ -47,8 +48,9 @@ def small_arrow(tier: Tier, name: str = "text", rows: int = 22) -> Corpus:
 
 
 def objects(tier: Tier, prefix: str = "") -> dict[str, bytes]:
-    """Everything on a tier."""
-    return {info.key: bytes(tier.store.read(info.key)) for info in tier.store.list(prefix)}
+    """Everything on a tier but reservations of room."""
+    keys = [info.key for info in tier.store.list(prefix) if not info.key.startswith(f"{INTERNAL}/")]
+    return {key: bytes(tier.store.read(key)) for key in keys}
 
 
 def shard_keys(corpus: Corpus) -> list[str]:

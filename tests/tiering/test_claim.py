@@ -84,7 +84,7 @@ def test_claim_of_another_machine_keeps_other_intents_out_alone(memory: Tier) ->
     with pytest.raises(Conflict, match="another machine or container") as caught:
         claimed(memory.store, "web", B, shared=True).__enter__()
     assert caught.value.key == f"{FOLDER}/00000001.json"
-    assert "delete this object" in str(caught.value)
+    assert "tiering unlock web --on memory --claim 1" in str(caught.value)
     with claimed(memory.store, "web", A, shared=False):
         pass
     assert len(objects(memory)) == 2

@@ -341,6 +341,15 @@ class Full(Wrapper):
         super().delete(key)
 
 
+def test_release_is_proven_by_a_medium_that_is_full(lake: Tier, disk: Tier) -> None:
+    corpus = small(lake)
+    copy_of(corpus, disk)
+    with wrapped(disk, Full(disk.store, 0)):
+        assert release(corpus, lake, copies=[disk]) > 0
+    assert data_of(lake) == {}
+    assert verify(open_corpus(disk, "web")).ok
+
+
 def test_release_of_a_tier_that_is_full_makes_room(lake: Tier, disk: Tier) -> None:
     corpus = small(lake)
     copy_of(corpus, disk)

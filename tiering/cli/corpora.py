@@ -1,4 +1,4 @@
-"""Commands on corpora: ingest, ls, show, move, verify, release."""
+"""Commands on corpora: ingest, ls, show, move, release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from tiering.errors import NotFound, TieringError, UsageError
 from tiering.ingest import DEFAULT_SHARD_SIZE, ingest
 from tiering.plan import plan_move
 from tiering.release import release
-from tiering.scrub import verify
 from tiering.tier import Tier
 
 TierArgument = Annotated[str, typer.Argument(help="Tier: a name from the configuration, a path or a url.")]
@@ -35,7 +34,6 @@ def register(app: typer.Typer) -> None:
     app.command("ls")(ls_command)
     app.command("show")(show_command)
     app.command("move")(move_command)
-    app.command("verify")(verify_command)
     app.command("release")(release_command)
 
 
@@ -179,32 +177,6 @@ def move_command(
         f"{report.moved} shards moved, {report.skipped} were there; {format_bytes(report.nbytes)}"
         f" in {report.seconds:.1f} s, verified",
     )
-
-
-def verify_command(
-    context: typer.Context, tier: TierArgument, name: NameArgument, version: VersionOption = None
-) -> None:
-    """Read a copy back, whole, and compare it with its manifest. Exit code 1 when it is not whole."""
-    session = Session.of(context)
-    corpus = open_corpus(session.source(tier), name, version)
-    with session.client() as client:
-        report = verify(corpus, client=client, progress=session.progress)
-    document = {
-        "ok": report.ok,
-        "bytes": report.nbytes,
-        "missing": list(report.missing),
-        "corrupt": list(report.corrupt),
-        "extra": list(report.extra),
-    }
-    verdict = "[green]whole" if report.ok else "[bold red]damaged"
-    text = [
-        f"{escape(name)} on {escape(corpus.tier.name)}: {verdict}[/], {format_bytes(report.nbytes)} verified"
-    ]
-    for kind in ("missing", "corrupt", "extra"):
-        text += [f"  {kind}: {escape(key)}" for key in getattr(report, kind)]
-    session.result(document, "\n".join(text))
-    if not report.ok:
-        raise typer.Exit(1)
 
 
 def release_command(

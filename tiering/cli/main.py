@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from tiering import __version__
-from tiering.cli import block, corpora, doctor, encryption, jobs
+from tiering.cli import block, corpora, doctor, encryption, jobs, upkeep, verify
 from tiering.cli.session import make_session
 from tiering.errors import TieringError
 from tiering.tier import close_stores
@@ -49,6 +49,8 @@ app = typer.Typer(
 )
 app.add_typer(block.app, name="block")
 corpora.register(app)
+upkeep.register(app)
+verify.register(app)
 doctor.register(app)
 encryption.register(app)
 jobs.register(app)

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -55,6 +55,8 @@ class ObjectInfo:
     nbytes: int
     etag: str | None = None
     """Changes whenever the bytes change, where the store has such a thing."""
+    modified_seconds: float | None = field(default=None, compare=False)
+    """When it was written, in seconds since 1970 by the medium's clock; None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

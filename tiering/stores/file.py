@@ -236,7 +236,7 @@ class FileStore(Store):
 
 def _info(key: str, stats: os.stat_result) -> ObjectInfo:
     # A rename never changes an inode's bytes, so inode and time identify them.
-    return ObjectInfo(validate(key), stats.st_size, f"{stats.st_ino:x}-{stats.st_mtime_ns:x}")
+    return ObjectInfo(validate(key), stats.st_size, f"{stats.st_ino:x}-{stats.st_mtime_ns:x}", stats.st_mtime)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Conflict, NotFound
-from tiering.keys import validate, validate_prefix
+from tiering.keys import CONTROL_BYTES, is_control, validate, validate_prefix
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
 
 
 class MemoryStore(Store):
-    """Objects in this process's memory, at most `capacity_bytes` of them."""
+    """Objects in this process's memory, at most `capacity_bytes` of them and a little for control objects."""
 
     kind: ClassVar[str] = "memory"
 
@@ -25,7 +25,8 @@ class MemoryStore(Store):
         self.name = name
         self._capacity_bytes = capacity_bytes
         self._objects: dict[str, tuple[bytes, str]] = {}
-        self._used_bytes = 0
+        self._data_bytes = 0
+        self._control_bytes = 0
         self._reserved_bytes = 0
         self._writes = 0
         self._lock = threading.Lock()
@@ -41,7 +42,7 @@ class MemoryStore(Store):
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         validate(key)
         nbytes = total_bytes(buffers)
-        self._reserve(key, nbytes, if_absent=if_absent)
+        reserved_bytes = self._reserve(key, nbytes, if_absent=if_absent)
         try:
             data = b"".join(buffers)
             with self._lock:
@@ -50,11 +51,11 @@ class MemoryStore(Store):
                 self._drop(key)
                 self._writes += 1
                 self._objects[key] = (data, str(self._writes))
-                self._used_bytes += nbytes
+                self._count(key, nbytes)
                 return ObjectInfo(key, nbytes, str(self._writes))
         finally:
             with self._lock:
-                self._reserved_bytes -= nbytes
+                self._reserved_bytes -= reserved_bytes
 
     def delete(self, key: str) -> None:
         validate(key)
@@ -83,13 +84,19 @@ class MemoryStore(Store):
     def free_bytes(self) -> int | None:
         if self._capacity_bytes is None:
             return None
-        return self._capacity_bytes - self._used_bytes - self._reserved_bytes
+        return max(0, self._capacity_bytes - self._used_bytes - self._reserved_bytes)
 
-    def _reserve(self, key: str, nbytes: int, *, if_absent: bool) -> None:
-        """Take room for a write before its bytes are copied."""
+    @property
+    def _used_bytes(self) -> int:
+        return self._data_bytes + max(0, self._control_bytes - CONTROL_BYTES)
+
+    def _reserve(self, key: str, nbytes: int, *, if_absent: bool) -> int:
+        """Take room for a write before its bytes are copied; how much that was."""
         with self._lock:
             if if_absent:
                 self._check_absent(key)
+            if is_control(key) and self._control_bytes + nbytes <= CONTROL_BYTES:
+                return 0
             free = self.free_bytes()
             if free is not None and nbytes > free:
                 raise CapacityExceeded(
@@ -99,6 +106,7 @@ class MemoryStore(Store):
                     hint="Release something from this tier or give it a larger capacity",
                 )
             self._reserved_bytes += nbytes
+            return nbytes
 
     def _check_absent(self, key: str) -> None:
         if key in self._objects:
@@ -106,7 +114,13 @@ class MemoryStore(Store):
 
     def _drop(self, key: str) -> None:
         old = self._objects.pop(key, None)
-        self._used_bytes -= len(old[0]) if old else 0
+        self._count(key, -len(old[0]) if old else 0)
+
+    def _count(self, key: str, more_bytes: int) -> None:
+        if is_control(key):
+            self._control_bytes += more_bytes
+        else:
+            self._data_bytes += more_bytes
 
     def _get(self, key: str) -> tuple[bytes, str]:
         validate(key)

@@ -283,7 +283,7 @@ class ObjectStore(Store):
 
 
 def _info(meta: obstore.ObjectMeta) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"])
+    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"].timestamp())
 
 
 def _is_key(path: str) -> bool:

@@ -11,7 +11,7 @@ def test_format_then_move_then_check(tiering: Any, parquet: Path, tmp_path: Path
     assert tiering("block", "format", volume, "--size", "4MiB").code == 0
     assert tiering("ingest", parquet, "--to", lake, "--name", "rows", "--shard-size", "8KiB").code == 0
     assert tiering("move", "rows", "--from", lake, "--to", f"block://{volume}").code == 0
-    assert tiering("verify", f"block://{volume}", "rows").code == 0
+    assert tiering("verify", "rows", "--on", f"block://{volume}").code == 0
     checked = tiering("block", "check", volume, "--json")
     assert checked.document["ok"]
     assert checked.document["objects"] > 2

@@ -70,7 +70,7 @@ def test_move_verify_release_go_round(tiering: Any, ingested: Path, tmp_path: Pa
     assert moved.document["moved"] > 1
     again = tiering("move", "rows", "--from", ingested, "--to", disk, "--json")
     assert (again.document["moved"], again.document["skipped"]) == (0, moved.document["moved"])
-    assert tiering("verify", disk, "rows", "--json").document["ok"]
+    assert tiering("verify", "rows", "--on", disk, "--json").document["ok"]
     assert tiering("release", ingested, "rows", "--proof", disk).code == 0
     assert tiering("show", ingested, "rows").code == 1
     assert tiering("show", disk, "rows").code == 0
@@ -80,7 +80,7 @@ def test_release_of_the_last_copy_is_refused(tiering: Any, ingested: Path) -> No
     refused = tiering("release", ingested, "rows")
     assert refused.code == 1
     assert refused.err.startswith("LastCopy")
-    assert tiering("verify", ingested, "rows").code == 0
+    assert tiering("verify", "rows", "--on", ingested).code == 0
 
 
 def test_verify_of_damage_names_it_and_fails(tiering: Any, ingested: Path) -> None:
@@ -88,7 +88,7 @@ def test_verify_of_damage_names_it_and_fails(tiering: Any, ingested: Path) -> No
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    found = tiering("verify", ingested, "rows", "--json")
+    found = tiering("verify", "rows", "--on", ingested, "--json")
     assert found.code == 1
     assert found.document["corrupt"] == ["part-000001.arrow"]
 
@@ -118,7 +118,7 @@ def test_verify_of_damage_names_it_and_fails(tiering: Any, ingested: Path) -> No
         (["move", "rows", "--from", "LAKE", "--to", "LAKE"], 2, "is on tier"),
         (["move", "rows", "--from", "LAKE", "--to", "s3://user:word@bucket"], 2, "carries credentials"),
         (["ls", "LAKE", "--scheduler", "10.0.0.1:8786"], 0, ""),
-        (["verify", "LAKE", "rows", "--scheduler", "10.0.0.1:8786"], 2, "neither on loopback"),
+        (["verify", "rows", "--on", "LAKE", "--scheduler", "10.0.0.1:8786"], 2, "neither on loopback"),
         (["ls", "LAKE", "--config", "none.toml"], 1, "no file 'none.toml'"),
         (["lss"], 2, "No such command"),
         (["ls"], 2, "Missing argument"),

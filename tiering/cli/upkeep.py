@@ -1,0 +1,199 @@
+"""Commands that keep tiers sound: usage, gc, forget, unlock."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+from dask.utils import format_bytes
+from rich.markup import escape
+from rich.table import Table
+
+from tiering import catalog
+from tiering.claim import claims
+from tiering.cli.session import Session
+from tiering.cli.verify import NameArgument, OnOption, others_of
+from tiering.errors import NotFound, UsageError
+from tiering.forget import forget
+from tiering.gc import gc
+from tiering.reservation import reservations, unlock_reservations
+from tiering.room import usage
+from tiering.tickets import holder
+
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("usage")(usage_command)
+    app.command("gc")(gc_command)
+    app.command("forget")(forget_command)
+    app.command("unlock")(unlock_command)
+
+
+def usage_command(context: typer.Context, tier: Annotated[str, typer.Argument(help="Tier.")]) -> None:
+    """Show how full a tier is, what is reserved on it, and what must go to come down to low water."""
+    session = Session.of(context)
+    found = usage(session.source(tier))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for field, value in asdict(found).items():
+        told = "no limit is known" if value is None else str(value)
+        if field.endswith("_bytes") and value is not None:
+            told = format_bytes(value)
+        table.add_row(f"[bold]{field.removesuffix('_bytes').replace('_', ' ')}", told)
+    session.result(asdict(found), table)
+
+
+def gc_command(
+    context: typer.Context,
+    tier: Annotated[str, typer.Argument(help="Tier.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names of corpora; by default all.")] = None,
+    older_than: Annotated[str, typer.Option(help="Leave younger objects alone: 30m, 24h, 7d.")] = "24h",
+    quarantine: Annotated[
+        str | None, typer.Option(help="Delete quarantined bytes older than this, too: 30d.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would go and delete nothing.")
+    ] = False,
+) -> None:
+    """Delete what killed ingests, moves and releases left behind, and nothing else."""
+    session = Session.of(context)
+    report = gc(
+        session.source(tier),
+        names or None,
+        older_than_seconds=_seconds(older_than, "--older-than"),
+        quarantine_seconds=None if quarantine is None else _seconds(quarantine, "--quarantine"),
+        dry_run=dry_run,
+    )
+    text = [f"  {escape(one.key)}  {format_bytes(one.nbytes)}  {one.reason}" for one in report.garbage]
+    text += [f"  {escape(name)} was left alone: {escape(why)}" for name, why in report.kept]
+    verb = "would go" if dry_run else "deleted"
+    text.append(
+        f"{len(report.garbage)} objects, {format_bytes(report.nbytes)} {verb}"
+        + ("" if dry_run else f"; {report.unfinished} unfinished writes removed")
+    )
+    document = {
+        "ok": True,
+        "dry_run": dry_run,
+        "bytes": report.nbytes,
+        "unfinished": report.unfinished,
+        "garbage": [{"key": one.key, "bytes": one.nbytes, "reason": one.reason} for one in report.garbage],
+        "kept": [{"name": name, "reason": why} for name, why in report.kept],
+    }
+    session.result(document, "\n".join(text))
+
+
+def forget_command(
+    context: typer.Context,
+    name: NameArgument,
+    tier: OnOption,
+    version: Annotated[int | None, typer.Option("--version", help="One version; by default all.")] = None,
+    proof: Annotated[
+        list[str] | None,
+        typer.Option(help="Tier that holds another copy; by default all of the configuration."),
+    ] = None,
+    min_copies: Annotated[int, typer.Option(help="Verified copies that must remain elsewhere.")] = 1,
+    last_copy: Annotated[
+        bool, typer.Option("--last-copy", help="Delete it even where no other copy is proven.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Delete an old version of a corpus on a tier, or the whole corpus.
+
+    What other versions share stays. The newest version goes only after proof that it is elsewhere.
+    """
+    session = Session.of(context)
+    place = session.source(tier)
+    what = f"version {version}" if version is not None else "all versions"
+    versions = catalog.versions(place.store, name)
+    if not versions:
+        raise NotFound(
+            f"no corpus {name!r}", tier=place.name, hint="'tiering gc' collects what dead work left"
+        )
+    if not yes:
+        _confirm(f"Delete {what} of {name} on {place.name} (there: {', '.join(map(str, versions))})?")
+    with session.client() as client:
+        freed = forget(
+            place,
+            name,
+            version,
+            last_copy=last_copy,
+            min_copies=min_copies,
+            copies=others_of(session, place, proof),
+            client=client,
+        )
+    session.result({"ok": True, "bytes": freed}, f"{format_bytes(freed)} given back on {escape(place.name)}")
+
+
+def unlock_command(
+    context: typer.Context,
+    name: NameArgument,
+    tier: OnOption,
+    claim: Annotated[int | None, typer.Option(help="Number of the claim.")] = None,
+    reservation: Annotated[int | None, typer.Option(help="Number of the reservation of room.")] = None,
+    held_by: Annotated[
+        str | None, typer.Option("--holder", help="Who holds it, as shown; asked for otherwise.")
+    ] = None,
+) -> None:
+    """Release what a process holds that ended on another machine, which cannot be known from here.
+
+    Shows who holds the name and room for it, unless --claim or --reservation says what to release. A process
+    of this machine that lives is never unlocked. With a claim, the room that its process had reserved for the
+    corpus is released too.
+    """
+    session = Session.of(context)
+    store = session.source(tier).store
+    held = [one for one in claims(store, name).all() if one.counts]
+    room = [one for one in reservations(store).all() if one.counts and one.corpus == name]
+    if (claim is None) == (reservation is None):
+        if claim is not None:
+            raise UsageError("both a claim and a reservation are named", hint="Release one after the other")
+        shown = {
+            "claims": [{"claim": o.number, "holder": holder(o.owner), "purpose": o.purpose} for o in held],
+            "reservations": [
+                {"reservation": o.number, "holder": holder(o.owner), "bytes": o.nbytes} for o in room
+            ],
+        }
+        text = [f"claim {o.number}: being {o.purpose} by {holder(o.owner)}" for o in held]
+        text += [f"reservation {o.number}: {format_bytes(o.nbytes)} by {holder(o.owner)}" for o in room]
+        session.result({"ok": True, **shown}, "\n".join(text) or f"Nobody holds {escape(name)}")
+        return
+    if held_by is None:
+        told = [holder(one.owner) for one in held if one.number == claim]
+        told += [holder(one.owner) for one in room if one.number == reservation]
+        held_by = _ask(f"Held by {', '.join(told) or 'nobody'}. Type who it is to release it")
+    if claim is not None:
+        owner = claims(store, name).unlock(claim, held_by).owner
+        freed = unlock_reservations(store, name, owner)
+    else:
+        reservations(store).unlock(reservation or 0, held_by)
+        freed = 1
+    what = "" if claim is None else f"Claim {claim} released, and "
+    session.result(
+        {"ok": True, "claim": claim, "reservations": freed}, f"{what}{freed} reservations released"
+    )
+
+
+def _seconds(text: str, option: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise UsageError(f"{option} {text!r} is no time", hint="Example: 30m, 24h or 7d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _confirm(question: str) -> None:
+    if _ask(f"{question} Type yes") != "yes":
+        raise UsageError("not confirmed; nothing was done", hint="Type yes, or say --yes")
+
+
+def _ask(question: str) -> str:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "nobody is there to answer", hint="Say --yes, or name what is asked for as an option"
+        )
+    return str(typer.prompt(question, err=True))

@@ -1,0 +1,64 @@
+"""Forgets versions of a corpus, or all of it, on one tier.
+
+Invariant: an object goes only when no version that stays names it. The newest version, and with it the
+corpus, goes only after proof that enough whole copies of it are elsewhere, unless the last copy was given
+up in so many words. An older version is history: it is kept until it is forgotten here, and needs no
+proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from distributed import Client
+
+from tiering import catalog
+from tiering.corpus import open_corpus
+from tiering.digest import digest
+from tiering.errors import UsageError
+from tiering.release import drop_version, name_held, proven
+from tiering.tier import Tier
+
+
+def forget(
+    tier: Tier,
+    name: str,
+    version: int | None = None,
+    *,
+    last_copy: bool = False,
+    min_copies: int = 1,
+    copies: Sequence[Tier] = (),
+    client: Client | None = None,
+) -> int:
+    """Delete a version of a corpus on a tier, or all versions.
+
+    Args:
+        tier: where; other tiers are not touched.
+        name: of the corpus.
+        version: its number; None for all versions.
+        last_copy: delete the newest version without proof that it is elsewhere, too. What it held is lost.
+        min_copies: how many other places must hold a whole, verified copy of the newest version.
+        copies: tiers to look for them.
+        client: for the verification.
+
+    Returns:
+        Bytes given back.
+
+    Raises:
+        NotFound: no such corpus or version. LastCopy: too few verified copies remain; nothing was deleted.
+        Conflict: somebody is at work on it there.
+        Corrupt: the manifest of a version is damaged, so that nobody knows what is shared with it; repair it.
+    """
+    if tier.read_only:
+        raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
+    newest = catalog.head(tier.store, name).version
+    wanted = catalog.versions(tier.store, name) if version is None else [version]
+    # The newest goes last: until then it is what readers find.
+    doomed = [open_corpus(tier, name, number, others=tuple(copies)) for number in wanted]
+    intent = digest(f"forget {doomed[-1].record.manifest}".encode())
+    with contextlib.ExitStack() as held:
+        held.enter_context(name_held(doomed[-1], tier, intent, "forgotten"))
+        if newest in wanted and not last_copy:
+            held.enter_context(proven(doomed[-1], tier, min_copies=min_copies, copies=copies, client=client))
+        return sum(drop_version(corpus, tier) for corpus in doomed)

@@ -1,0 +1,205 @@
+"""Tickets: numbered objects by which processes tell each other what they are at, without a server.
+
+Invariant: whoever took a ticket has seen every ticket that was taken before it. A ticket is made by
+conditional create under the number after the highest, and given back when a higher one is there afterwards.
+The highest number is never deleted, so no number is used twice: it stays behind as a released ticket.
+
+A ticket counts as long as it is neither released nor its process known to be dead. A process knows by itself
+which of its own tickets it holds. So nothing has to be cleaned up after a kill, and no clock is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
+
+from tiering import process
+from tiering.errors import (
+    ConfigError,
+    Conflict,
+    FormatError,
+    Locked,
+    NotFound,
+    TieringError,
+    UnsupportedVersion,
+)
+from tiering.manifest import check_version, parse_json
+from tiering.process import ProcessId
+from tiering.stores.base import Store
+
+MAX_TICKET_BYTES: Final = 1 << 16
+
+log = logging.getLogger("tiering.tickets")
+
+_at_work: Final[set[str]] = set()
+"""Tokens of the tickets that this process holds now: no others of its own count."""
+
+
+class Ticket(Protocol):
+    """What all kinds of tickets have."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the order."""
+
+    @property
+    def owner(self) -> ProcessId:
+        """Who took it."""
+
+    @property
+    def token(self) -> str:
+        """Tells the tickets of one process apart."""
+
+    @property
+    def released(self) -> bool:
+        """Whether its owner gave it back."""
+
+    def encode(self) -> bytes:
+        """The JSON document."""
+
+    def as_released(self) -> Self:
+        """The same ticket, given back."""
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+def counts(ticket: Ticket) -> bool:
+    """Whether the holder of a ticket may still be at work."""
+    if ticket.released or ticket.owner.is_dead():
+        return False
+    return ticket.token in _at_work or ticket.owner != process.current()
+
+
+def holder(owner: ProcessId) -> str:
+    """A short name of a process, for messages and for typing."""
+    return f"{owner.pid}@{owner.machine[:8]}"
+
+
+@dataclass(frozen=True)
+class Tickets(Generic[T]):
+    """The tickets in one folder of a tier."""
+
+    store: Store
+    folder: str
+    what: str
+    """The word for one of them in messages."""
+    parse: Callable[[int, dict[str, Any]], T]
+    """Makes one of its number and its document; KeyError and ValueError where that is none."""
+
+    def key(self, number: int) -> str:
+        """Where a ticket lies."""
+        return f"{self.folder}/{number:08d}.json"
+
+    def numbers(self) -> list[int]:
+        """All numbers that are there, ascending."""
+        names = self.store.children(self.folder)
+        return sorted(int(child[:8]) for child in names if child[:8].isdecimal() and child[8:] == ".json")
+
+    def read(self, number: int) -> T | None:
+        """One ticket; None where it is there no more.
+
+        Raises:
+            UnsupportedVersion: a newer engine wrote it. FormatError: it is no ticket.
+        """
+        key = self.key(number)
+        try:
+            data = self.store.read(key)
+        except FileNotFoundError:
+            return None
+        try:
+            fields = parse_json(data, self.what, MAX_TICKET_BYTES)
+            check_version(fields.get("format_version"), f"the {self.what}")
+            return self.parse(number, fields)
+        except (UnsupportedVersion, ConfigError) as error:
+            error.tier, error.key = self.store.name, key
+            raise
+        except (KeyError, ValueError) as error:
+            raise FormatError(
+                f"not a {self.what}", tier=self.store.name, key=key, hint="Delete this object"
+            ) from error
+
+    def all(self) -> list[T]:
+        """All tickets, ascending."""
+        return [ticket for ticket in map(self.read, self.numbers()) if ticket is not None]
+
+    def take(self, make: Callable[[int, str, list[T]], T]) -> T:
+        """Take the next ticket, which `make` builds of its number, its token and all tickets before it.
+
+        `make` is called again for each time that somebody else was faster. What it raises ends it, and
+        nothing is left behind.
+        """
+        token = secrets.token_hex(8)
+        _at_work.add(token)
+        try:
+            return self._take(token, make)
+        except BaseException:
+            _at_work.discard(token)
+            raise
+
+    def give_back(self, ticket: T) -> None:
+        """Say that a ticket is released; if the tier is full or sick, it ends with this process."""
+        _at_work.discard(ticket.token)
+        try:
+            self.store.write(self.key(ticket.number), [ticket.as_released().encode()])
+        except TieringError as error:
+            text = "%s %s on tier %s stays until this process ends: %s"
+            log.warning(text, self.what, self.key(ticket.number), self.store.name, error)
+
+    def unlock(self, number: int, held_by: str) -> T:
+        """Declare a ticket released whose process ended on another machine, which cannot be known from here.
+
+        Args:
+            number: of the ticket.
+            held_by: its holder as `holder` names it: proof that the right one was looked at.
+
+        Raises:
+            NotFound: no such ticket is held. Locked: its process lives on this machine.
+            Conflict: somebody else holds it.
+        """
+        tier, key = self.store.name, self.key(number)
+        ticket = self.read(number)
+        if ticket is None or ticket.released:
+            hint = "Nothing has to be unlocked"
+            raise NotFound(f"no {self.what} {number} is held", tier=tier, key=key, hint=hint)
+        if ticket.owner.is_alive():
+            hint = "Wait until it has ended, or end it"
+            problem = f"{self.what} {number} is held by process {ticket.owner.pid}, which lives"
+            raise Locked(problem, tier=tier, key=key, hint=hint)
+        if held_by != holder(ticket.owner):
+            problem = f"{self.what} {number} is held by {holder(ticket.owner)}, not by {held_by!r}"
+            hint = "Look whether that process has ended, then name it"
+            raise Conflict(problem, tier=tier, key=key, hint=hint)
+        self.store.write(key, [ticket.as_released().encode()])
+        return ticket
+
+    def _take(self, token: str, make: Callable[[int, str, list[T]], T]) -> T:
+        while True:
+            numbers = self.numbers()
+            known = [ticket for ticket in map(self.read, numbers) if ticket is not None]
+            mine = make(max(numbers, default=0) + 1, token, known)
+            try:
+                self._create(mine)
+            except FileExistsError:  # somebody was faster: look again
+                continue
+            if max(self.numbers(), default=0) > mine.number:
+                # Between our look and our write a higher one came, and took away the one that had our number.
+                self.store.delete(self.key(mine.number))
+                continue
+            for ticket in known:
+                if not counts(ticket):
+                    self.store.delete(self.key(ticket.number))
+            return mine
+
+    def _create(self, mine: T) -> None:
+        try:
+            self.store.write(self.key(mine.number), [mine.encode()], if_absent=True)
+        except TieringError as error:
+            if not error.retryable:
+                raise
+            found = self.read(mine.number)  # the answer alone may have been lost
+            if found is None or found.token != mine.token:
+                raise
