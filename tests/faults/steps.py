@@ -1,0 +1,219 @@
+"""Small jobs for children of the zygote, one system call of which fails or is the last one.
+
+`strace` attaches to the child itself, which costs milliseconds. Tasks run one after the other in the child's
+only thread, because strace counts the calls of each thread by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.faults import work
+from tests.faults.work import NAME, look, open_tier
+from tiering import TieringError, catalog, graph, open_corpus
+from tiering.claim import claimed
+from tiering.errors import NotFound
+from tiering.stores.file import FileStore
+
+CALLS = (
+    *("write", "pwrite64", "pwritev", "pwritev2", "fdatasync", "fsync", "sync_file_range", "ftruncate"),
+    *("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
+    *("openat", "fallocate"),
+)
+"""All that changes a disk, under the names of this and other processors, and what opens files."""
+
+KEY = "folder/object"
+OLD, NEW = b"old" * 1000, b"new!" * 3000
+INTENT = "a" * 64
+
+
+def find(job: str) -> Callable[..., Any]:
+    """The job of that name, here or in `work`."""
+    return globals().get(job) or getattr(work, job)
+
+
+def strace_missing() -> str | None:
+    """Why calls cannot be made to fail here, or None."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    probe = "import ctypes; exit(ctypes.CDLL(None, use_errno=True).fsync(0) != -1 or ctypes.get_errno() != 5)"
+    command = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO"]
+    done = subprocess.run([*command, sys.executable, "-c", probe], capture_output=True, text=True)
+    return None if done.returncode == 0 else f"strace may not trace here: {done.stderr.strip()[:200]}"
+
+
+@contextlib.contextmanager
+def straced(calls: tuple[str, ...], *options: str) -> Iterator[Counter[str]]:
+    """Trace these calls of this process in the block; the counter is filled at its end.
+
+    It has how often each was made, and under ``injected`` how often one was made to fail.
+    """
+    graph._on_threads = lambda tasks: (task.compute(scheduler="synchronous") for task in tasks)
+    known = ",".join(f"?{name}" for name in calls)
+    counts: Counter[str] = Counter()
+    with tempfile.NamedTemporaryFile() as log:
+        tracer = subprocess.Popen(
+            ["strace", "-f", "-o", log.name, "-e", "signal=none", "-e", f"trace={known}", *options,
+             "-p", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert tracer.stderr
+        told = tracer.stderr.readline()
+        assert b"attached" in told, told
+        try:
+            yield counts
+        finally:
+            tracer.terminate()
+            tracer.communicate()
+        for line in log.read().decode(errors="replace").splitlines():
+            if made := re.match(r"\d+\s+(\w+)\(", line):
+                counts[made[1]] += 1
+            counts["injected"] += "(INJECTED)" in line
+
+
+def calls_of(job: str, *arguments: Any) -> dict[str, int]:
+    """How often a job makes each of `CALLS`."""
+    with straced(CALLS) as counts:
+        find(job)(*arguments)
+    del counts["injected"]
+    return {name: counts[name] for name in CALLS if counts[name]}
+
+
+def with_calls(calls: list[str], how: str, job: str, *arguments: Any) -> list[Any]:
+    """Do a job while calls of it fail as strace is told; its typed error's name, and how many failed."""
+    known = ",".join(f"?{name}" for name in calls)
+    with straced(tuple(calls), "-e", f"inject={known}:{how}") as counts:
+        told = typed_error_of(job, *arguments)
+    return [told, counts["injected"]]
+
+
+def typed_error_of(job: str, *arguments: Any) -> str:
+    """As `work.error_of`, for the jobs here too."""
+    try:
+        find(job)(*arguments)
+    except TieringError as error:
+        if not (error.hint or error.tier):
+            raise AssertionError("says neither where nor what to do") from error
+        return type(error).__name__
+    return ""
+
+
+def store_at(place: str) -> FileStore:
+    return FileStore("tier", Path(place))
+
+
+def assert_no_temporary(place: str) -> None:
+    left = list(Path(place).rglob(".tmp-*"))
+    assert not left, f"unfinished writes after a sweep: {left}"
+
+
+def lay_old(place: str) -> None:
+    store_at(place).write(KEY, [OLD])
+
+
+def replace_object(place: str) -> None:
+    store_at(place).write(KEY, [NEW[:5000], NEW[5000:]])
+
+
+def create_object(place: str) -> None:
+    with contextlib.suppress(FileExistsError):  # by the one that was killed
+        store_at(place).write(KEY, [NEW], if_absent=True)
+
+
+def delete_object(place: str) -> None:
+    store_at(place).delete(KEY)
+
+
+def object_again(place: str, job: str) -> str:
+    """Whether an object is ``old``, ``new`` or ``absent``, and that the job can be done again."""
+    store = store_at(place)
+    try:
+        found = {OLD: "old", NEW: "new"}[bytes(store.read(KEY))]
+    except NotFound:
+        found = "absent"
+    assert [info.key for info in store.list()] == ([] if found == "absent" else [KEY])
+    find(job)(place)
+    store.sweep()
+    assert_no_temporary(place)
+    assert [bytes(store.read(info.key)) for info in store.list()] == ([] if job == "delete_object" else [NEW])
+    return found
+
+
+def hide(place: str) -> None:
+    """Have all of a corpus but its version record and HEAD."""
+    catalog.unpublish(store_at(place), NAME, 1)
+
+
+def publish_version(place: str, version: int) -> None:
+    """Publish the one manifest that lies here as a version."""
+    store = store_at(place)
+    (info,) = store.list(f"{NAME}/.tiering/manifests")
+    encoded = store.read(info.key)
+    name = info.key.rpartition("/")[2].removesuffix(".parquet")
+    catalog.publish(store, NAME, version, catalog.decode(encoded, name), encoded)
+
+
+def publish_again(place: str, version: int, form: str, seed: int, count: int) -> str:
+    """The version of the newest whole corpus, and that the publication can be done again."""
+    tier = open_tier(place, "tier")
+    try:
+        newest = open_corpus(tier, NAME).version
+    except NotFound:
+        newest = 0
+    if newest:
+        assert look(place, form, seed, count) == "whole"
+    publish_version(place, version)
+    assert look(place, form, seed, count) == "whole"
+    assert open_corpus(tier, NAME).version == version
+    assert catalog.Record(**_fields(place)).version == version
+    assert_no_temporary(place)
+    return str(newest)
+
+
+def _fields(place: str) -> dict[str, Any]:
+    fields = catalog.parse_json(Path(place, NAME, ".tiering", "HEAD").read_bytes(), "HEAD", 1 << 16)
+    del fields["format_version"]
+    return fields
+
+
+def hold_name(place: str) -> None:
+    with claimed(store_at(place), NAME, INTENT, shared=False):
+        pass
+
+
+def hold_name_again(place: str) -> str:
+    """Another intent takes the name at once, and claims do not pile up."""
+    store = store_at(place)
+    before = len(store.children(f"{NAME}/.tiering/claims"))
+    with claimed(store, NAME, "b" * 64, shared=False):
+        pass
+    assert len(store.children(f"{NAME}/.tiering/claims")) <= work.MAX_CLAIMS
+    store.sweep()
+    assert_no_temporary(place)
+    return str(before)
+
+
+def release_again(place: str, proof: str, form: str, seed: int, count: int) -> str:
+    """What is left of a release, and that it can be finished; the proof has not suffered."""
+    found = look(place, form, seed, count)
+    assert look(proof, form, seed, count) == "whole"
+    work.release_rows(place, proof)
+    assert look(place, form, seed, count) == "absent"
+    left = [info.key for info in store_at(place).list() if "/claims/" not in info.key]
+    assert not left
+    store_at(place).sweep()
+    assert_no_temporary(place)
+    assert look(proof, form, seed, count) == "whole"
+    return found
