@@ -66,16 +66,19 @@ def head(store: Store, name: str) -> Record:
         UnsupportedVersion: a newer engine wrote it.
     """
     validate_name(name)
+    problem: Exception | None = None
     try:
-        return record(store, name, _read_record(store, _head_key(name)).version)
-    except UnsupportedVersion:
-        raise
-    except (FileNotFoundError, FormatError):
-        numbers = versions(store, name)
-    if not numbers:
-        hint = "'tiering ls' lists what is there"
-        raise NotFound(f"no corpus {name!r}", tier=store.name, hint=hint)
-    return record(store, name, numbers[-1])
+        entry = _read_record(store, _head_key(name))
+        if record(store, name, entry.version) == entry:  # else a turned bit made it name another version
+            return entry
+    except (FileNotFoundError, FormatError) as error:
+        problem = error
+    numbers = versions(store, name)
+    if numbers:
+        return record(store, name, numbers[-1])
+    if isinstance(problem, UnsupportedVersion):
+        raise problem
+    raise NotFound(f"no corpus {name!r}", tier=store.name, hint="'tiering ls' lists what is there")
 
 
 def versions(store: Store, name: str) -> list[int]:
