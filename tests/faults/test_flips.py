@@ -6,31 +6,31 @@ files are real ones. What opens, verifies and reads is the engine itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from loaders import Loader
 from tests.corpora import make_corpus, promised, seen
-from tests.tiering.reader_tools import BLOCK_ROWS, FORMATS, SHARD_BLOCKS, check_block
+from tests.tiering.reader_tools import FORMATS, check_block
 from tiering import Corpus, NodeCache, TieringError, catalog, open_corpus, open_tier, verify
 from tiering.claim import claimed
 from tiering.digest import digest
-from tiering.errors import Corrupt
+from tiering.errors import Corrupt, UnsupportedVersion
 from tiering.reader import BlockReader
 from tiering.scrub import check_batch
 
 FLIPS = int(os.environ.get("TIERING_FLIPS", "10000"))
-"""Bits to turn, over all tests here."""
+"""Bits to turn, over all tests here; with fewer than a thousand some kinds of damage are not met."""
 
-ROWS = 160
+ROWS, BLOCK_ROWS, SHARD_BLOCKS = 1000, 250, 3  # blocks that nearly fill their pages
 SHARES = {"shards": 0.56, "documents": 0.3, "cache": 0.1, "index": 0.04}
 
 
@@ -77,10 +77,9 @@ def hold(corpus: Corpus) -> None:
 def read_shard(corpus: Corpus, number: int, cache: NodeCache | None = None) -> BlockReader:
     """Read one shard number, every block and column, and compare it with its rows."""
     reader = BlockReader(corpus, cache=cache)
-    first = number * BLOCK_ROWS * SHARD_BLOCKS
-    starts = [*range(first, min(ROWS, first + BLOCK_ROWS * SHARD_BLOCKS), BLOCK_ROWS)]
-    for block, (start, stop) in enumerate(pairwise([*starts, min(ROWS, starts[-1] + BLOCK_ROWS)])):
-        check_block(reader, number, block, range(start, stop))
+    first, last = (int(corpus.shard_rows[:end].sum()) for end in (number, number + 1))
+    for block, start in enumerate(range(first, last, BLOCK_ROWS)):
+        check_block(reader, number, block, range(start, min(last, start + BLOCK_ROWS)))
     return reader
 
 
@@ -100,7 +99,7 @@ def test_flips_in_shards_are_verified_and_read_as_damage(corpus: Corpus) -> None
         told["reported" if error else "padding"] += 1
         store.write(key, [good])
     assert verify(corpus).ok
-    assert told["reported"] > told.total() // 20, told
+    assert told["reported"] > told.total() // 3, told
 
 
 def test_flips_in_documents_records_and_claims_never_change_a_corpus(corpus: Corpus) -> None:
@@ -115,7 +114,7 @@ def test_flips_in_documents_records_and_claims_never_change_a_corpus(corpus: Cor
         hint = key.endswith("/HEAD") or "/claims/" in key
         error = error_of(lambda: open_corpus(corpus.tier, corpus.name))
         if error:
-            assert not hint, key
+            assert not hint or isinstance(error, UnsupportedVersion), key
             assert error.tier == corpus.tier.name
             told["reported"] += 1
         else:
@@ -143,7 +142,8 @@ def test_flips_in_head_never_hide_the_newest_version(corpus: Corpus) -> None:
     good = bytes(store.read(key))
     for bit in range(8 * len(good)):
         store.write(key, [flipped(good, bit)])
-        assert catalog.head(store, name).version == 3, flipped(good, bit)
+        with contextlib.suppress(UnsupportedVersion):
+            assert catalog.head(store, name).version == 3, flipped(good, bit)
 
 
 def files_below(folder: Path) -> list[Path]:
