@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.faults import work
+from tests.faults import trip, work
+from tests.faults.mutants import MUTANTS
 from tests.faults.work import NAME, look, open_tier
 from tiering import TieringError, catalog, graph, open_corpus
 from tiering.claim import claimed
-from tiering.errors import NotFound
+from tiering.errors import Corrupt, NotFound
 from tiering.stores.file import FileStore
 
 CALLS = (
@@ -97,6 +98,12 @@ def with_calls(calls: list[str], how: str, job: str, *arguments: Any) -> list[An
     with straced(tuple(calls), "-e", f"inject={known}:{how}") as counts:
         told = typed_error_of(job, *arguments)
     return [told, counts["injected"]]
+
+
+def kill_at(step: int, torn: bool, job: str, *arguments: Any) -> Any:
+    """Do a job, but be killed before its `step`-th change of the disk; `torn` leaves half of a write."""
+    trip.arm(step, torn)
+    return find(job)(*arguments)
 
 
 def typed_error_of(job: str, *arguments: Any) -> str:
@@ -217,3 +224,57 @@ def release_again(place: str, proof: str, form: str, seed: int, count: int) -> s
     assert_no_temporary(place)
     assert look(proof, form, seed, count) == "whole"
     return found
+
+
+def mutated(mutant: str | None, job: str, *arguments: Any) -> Any:
+    """Do a job with a guard of the engine taken away."""
+    if mutant:
+        MUTANTS[mutant]()
+    return find(job)(*arguments)
+
+
+def ingest_on_a_lying_disk(place: str, *facts: Any) -> None:
+    """A disk that writes other bytes is found out before anything is published."""
+    write, lies = os.write, [1]
+
+    def lie(fd: int, data: Any) -> int:
+        changed = lies.pop() if lies and len(data) > 4096 else 0
+        return write(fd, bytes([data[0] ^ changed]) + bytes(data[1:]))
+
+    os.write = lie  # type: ignore[assignment]
+    told = typed_error_of("ingest_rows", place, *facts)
+    os.write = write
+    assert told == "Corrupt", f"told {told!r}"
+    assert look(place, *facts) == "absent"
+
+
+def read_flipped(place: str, form: str, seed: int, count: int) -> None:
+    """Whatever single bit of a block is turned, no wrong row is handed out."""
+    corpus = open_corpus(open_tier(place, "tier"), NAME)
+    shard = Path(place, corpus.key(corpus.manifest["key"][0].as_py()))
+    good = shard.read_bytes()
+    for bit in range(0, 8 * 4096, 1009):
+        changed = bytearray(good)
+        changed[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(changed)
+        with contextlib.suppress(Corrupt):
+            work.check_loaded(corpus, seed, count)
+    shard.write_bytes(good)
+
+
+def ingest_beside_another(place: str, *facts: Any) -> None:
+    """A name that somebody writes with other content is not for us."""
+    with claimed(store_at(place), NAME, "f" * 64, shared=False):
+        told = typed_error_of("ingest_rows", place, *facts)
+    assert told == "Conflict", f"told {told!r}"
+    assert look(place, *facts) == "absent"
+
+
+def release_with_a_bad_copy(place: str, proof: str, *facts: Any) -> None:
+    """The copy that is to prove a release is damaged."""
+    corpus = open_corpus(open_tier(proof, "tier"), NAME)
+    shard = Path(proof, corpus.key(corpus.manifest["key"][0].as_py()))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    told = typed_error_of("release_rows", place, proof)
+    assert told == "LastCopy", f"told {told!r}"
+    assert look(place, *facts) == "whole"
