@@ -127,6 +127,7 @@ def _take(store: Store, name: str, intent: str, token: str, *, shared: bool) -> 
         try:
             store.write(_key(name, mine.number), [mine.encode()], if_absent=True)
         except FileExistsError:  # somebody was faster: look at the claims again
+            _check_seen(store, name, mine.number)
             continue
         if max(_numbers(store, name), default=0) > mine.number:
             # Between our look and our write a higher claim came, and took away the one that had our number.
@@ -136,6 +137,17 @@ def _take(store: Store, name: str, intent: str, token: str, *, shared: bool) -> 
             if not claim.counts:
                 store.delete(_key(name, claim.number))
         return mine
+
+
+def _check_seen(store: Store, name: str, number: int) -> None:
+    """Raise `Conflict` when what keeps us from a number is no claim, and would do so for ever."""
+    if max(_numbers(store, name), default=0) < number:
+        raise Conflict(
+            "something that is no claim has the name of one",
+            tier=store.name,
+            key=_key(name, number),
+            hint="Look at it (a symbolic link?) and delete it",
+        )
 
 
 def _check_allowed(held: Claim, intent: str, name: str, tier: str, *, shared: bool) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from tests.faults import trip, work
 from tests.faults.mutants import MUTANTS
 from tests.faults.work import NAME, look, open_tier
-from tiering import TieringError, catalog, graph, open_corpus
+from tiering import Tier, TieringError, catalog, graph, open_corpus, plan_move, verify
 from tiering.claim import claimed
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.file import FileStore
@@ -36,6 +36,7 @@ CALLS = (
 KEY = "folder/object"
 OLD, NEW = b"old" * 1000, b"new!" * 3000
 INTENT = "a" * 64
+NOBODY = 65534
 
 
 def find(job: str) -> Callable[..., Any]:
@@ -278,3 +279,38 @@ def release_with_a_bad_copy(place: str, proof: str, *facts: Any) -> None:
     told = typed_error_of("release_rows", place, proof)
     assert told == "LastCopy", f"told {told!r}"
     assert look(place, *facts) == "whole"
+
+
+def probe(place: str, other: str, seed: int, count: int) -> dict[str, str]:
+    """What each way to a copy with something strange in it tells: a typed error's name, or its answer."""
+    tier, spare = open_tier(place, "tier"), open_tier(other, "other")
+
+    def verified() -> str:
+        report = verify(open_corpus(tier, NAME))
+        return "missing" if report.missing else "corrupt" if report.corrupt else "whole"
+
+    def loaded(*others: Tier) -> str:
+        work.check_loaded(open_corpus(tier, NAME, others=others), seed, count)
+        return "right"
+
+    def moved() -> str:
+        plan_move(open_corpus(spare, NAME), tier).run()
+        return verified()
+
+    told = {}
+    ways = {"verify": verified, "load": loaded, "heal": lambda: loaded(spare), "move": moved}
+    for way, action in ways.items():
+        try:
+            told[way] = action()
+        except TieringError as error:
+            told[way] = type(error).__name__ if error.tier or error.hint else "says neither where nor what"
+    return told
+
+
+def as_nobody(job: str, *arguments: Any) -> Any:
+    """Do a job as a user whom permissions bind."""
+    if not os.geteuid():
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    return find(job)(*arguments)
