@@ -180,6 +180,26 @@ def test_interrupted_system_call_is_made_again(
     assert campaign.rounds > 3
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "names"),
+    [
+        ("openat", "EMFILE", {"Unavailable"}),
+        ("openat", "ENFILE", {"Unavailable"}),
+        ("openat", "EROFS", {"UsageError", "Unavailable"}),
+        ("write", "EDQUOT", {"CapacityExceeded"}),
+        ("fallocate", "ENOSPC", {"CapacityExceeded"}),
+    ],
+)
+def test_move_that_runs_out_of_something_for_good_is_a_typed_error(
+    zygote: Zygote, tmp_path: Path, corpus: Path, call: str, error: str, names: set[str]
+) -> None:
+    campaign = campaign_of(zygote, tmp_path, corpus, "move_rows")
+    count = campaign.counts[call]
+    told = {campaign.do(call, f"error={error}:when={n}+")[1] for n in range(1, count + 1, -(-count // 6))}
+    assert told <= {"", *names}
+    assert told & names
+
+
 @pytest.mark.xfail(strict=True, reason="FileStore.delete syncs the folder outside of its typed errors")
 @pytest.mark.parametrize("call", ["fsync", "openat"])
 def test_delete_whose_folder_cannot_be_synced_is_a_typed_error(
