@@ -5,9 +5,9 @@ the same time; a copy is readable only after its digest was checked; a process t
 leaves nothing that another takes for whole or waits for. Nothing here is needed: a cache that is full,
 sick or gone makes training slower, never wrong.
 
-Below its folder: ``objects/`` (a file tier; keys are digests), ``index.sqlite`` (WAL: what is whole or being
-filled) and ``locks/`` (one flock for each fill, which the kernel frees when its process dies). The files are
-the truth and the index only counts them: whoever opens it takes over what a crash kept from it.
+Below its folder: ``objects/`` (a file tier; keys are digests), ``index.sqlite`` (`tiering.cache_index`) and
+``locks/`` (one flock for each fill, which the kernel frees when its process dies). The files are the truth,
+the index only counts them: whoever opens it takes over what a crash kept from it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policies.eviction import Eviction, make
+from tiering.cache_index import connect, immediate, is_damage
 from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
@@ -43,15 +44,6 @@ BUSY_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _SICKNESS: Final = (sqlite3.Error, OSError, TieringError)
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    digest TEXT PRIMARY KEY,    -- rows stand in the order of admission
-    nbytes INTEGER NOT NULL,
-    whole INTEGER NOT NULL,     -- 0 while it is being filled
-    used INTEGER NOT NULL       -- counts uses; the largest is the latest
-);
-CREATE INDEX IF NOT EXISTS entries_used ON entries (used);
-"""
 _NEXT_USE: Final = "(SELECT coalesce(max(used), 0) + 1 FROM entries)"
 
 
@@ -73,6 +65,12 @@ class _Index:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     db: sqlite3.Connection | None = None
+    inode: int = 0
+
+    def close(self) -> None:
+        if self.db is not None:
+            self.db.close()
+        self.db = None
 
 
 class NodeCache:
@@ -98,7 +96,7 @@ class NodeCache:
             raise ConfigError(str(error)) from error
         self._indexes: dict[int, _Index] = {}  # by process
         self._objects: FileStore | None = None
-        self._sick = False
+        self._sick = self._renewed = False
         weakref.finalize(self, _close_own, self._indexes)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -254,7 +252,10 @@ class NodeCache:
         try:
             self._files.write(_key(name), _fetched(name, fetch))
             with self._transaction() as db:
-                return db.execute("UPDATE entries SET whole = 1 WHERE digest = ?", (name,)).rowcount == 1
+                if db.execute("UPDATE entries SET whole = 1 WHERE digest = ?", (name,)).rowcount == 1:
+                    return True
+                self._evict(db, name)  # the index was made anew, and knew nothing of our room
+                return False
         except BaseException:
             with contextlib.suppress(*_SICKNESS), self._transaction() as db:
                 self._evict(db, name)
@@ -276,17 +277,12 @@ class NodeCache:
         if abandoned:
             self._files.sweep()
 
-    def _reconcile(self, db: sqlite3.Connection) -> None:
-        """Make the index say what is there: a crash may have kept a file and lost its row, or the reverse."""
+    def _copies(self) -> dict[str, int]:
+        """Digest and length of each copy that lies here, after unfinished writes were swept away."""
         self._files.sweep()
         found = {info.key: info.nbytes for info in self._files.list()}
         names = {key.rpartition("/")[2]: nbytes for key, nbytes in found.items()}
-        copies = {n: nbytes for n, nbytes in names.items() if len(n) == DIGEST_CHARS and _key(n) in found}
-        for (name,) in db.execute("SELECT digest FROM entries WHERE whole = 1").fetchall():
-            if name not in copies:
-                db.execute("DELETE FROM entries WHERE digest = ?", (name,))
-        db.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, 1, 0)", copies.items())
-        self._fitted(db)
+        return {n: nbytes for n, nbytes in names.items() if len(n) == DIGEST_CHARS and _key(n) in found}
 
     @contextmanager
     def _locked(self, lock: str, wait_seconds: float) -> Iterator[bool]:
@@ -309,28 +305,39 @@ class NodeCache:
         """The index, with no other writer in any process until the block ends."""
         index = self._indexes.setdefault(os.getpid(), _Index())
         with index.lock:
+            if index.db is not None and index.inode != _inode(self._index_path):
+                index.close()  # another process found it damaged and made it anew
             if index.db is None:
-                index.db = self._open()
-            with _immediate(index.db):
-                yield index.db
-
-    def _open(self) -> sqlite3.Connection:
-        path = self._folder("") / "index.sqlite"
-        with self._locked("index", BUSY_SECONDS):  # SQLite cannot wait for the change to WAL
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it would ask the umask
-            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+                index.db, index.inode = self._open()
             try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")  # what a power cut loses is found or fetched again
-                db.executescript(_SCHEMA)
-                with _immediate(db):
-                    self._reconcile(db)
+                with immediate(index.db):
+                    yield index.db
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    index.close()  # the next transaction opens it, which makes it anew
+                raise
+
+    def _open(self) -> tuple[sqlite3.Connection, int]:
+        """A connection to the sound index, and that file's inode."""
+        self._folder("")
+        with self._locked("index", BUSY_SECONDS):  # SQLite cannot wait for the change to WAL
+            db = connect(self._index_path, self._copies, BUSY_SECONDS)
+            try:
+                with immediate(db):
+                    self._fitted(db)
             except BaseException:
                 db.close()
                 raise
-        return db
+            return db, _inode(self._index_path)
+
+    @property
+    def _index_path(self) -> Path:
+        return self.path / "index.sqlite"
 
     def _fall_sick(self, error: Exception) -> None:
+        if is_damage(error) and not self._renewed:  # the next transaction makes the index anew
+            self._renewed = True
+            return
         first, self._sick = not self._sick, True
         if first:
             log.warning("node cache %s takes no more shards; reading is slower: %s", self.path, error)
@@ -377,21 +384,15 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-@contextmanager
-def _immediate(db: sqlite3.Connection) -> Iterator[None]:
-    """One transaction that holds the write lock from its beginning."""
-    db.execute("BEGIN IMMEDIATE")
+def _inode(path: Path) -> int:
     try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # a full disk may have ended it already
-            db.execute("ROLLBACK")
-        raise
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _close_own(indexes: dict[int, _Index]) -> None:
     """Close this process's connection."""
     index = indexes.pop(os.getpid(), None)
-    if index is not None and index.db is not None:
-        index.db.close()
+    if index is not None:
+        index.close()

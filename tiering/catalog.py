@@ -13,6 +13,7 @@ was deleted is gone at once.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Set
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
 from tiering.stores.base import Store
 from tiering.transfer import put_verified
+
+log = logging.getLogger("tiering.catalog")
 
 MAX_RECORD_BYTES: Final = 1 << 16
 MAX_VERSIONS: Final = 99_999_999
@@ -67,11 +70,14 @@ def head(store: Store, name: str) -> Record:
     """
     validate_name(name)
     try:
-        return record(store, name, _read_record(store, _head_key(name)).version)
+        entry = _read_record(store, _head_key(name))
+        if record(store, name, entry.version) == entry:  # else a turned bit made it name another version
+            return entry
     except UnsupportedVersion:
         raise
-    except (FileNotFoundError, FormatError, Corrupt):
-        numbers = versions(store, name)
+    except (FileNotFoundError, FormatError, Corrupt) as error:
+        log.debug("HEAD of corpus %r is of no use, its records are asked: %s", name, error)
+    numbers = versions(store, name)
     if not numbers:
         hint = "'tiering ls' lists what is there"
         raise NotFound(f"no corpus {name!r}", tier=store.name, hint=hint)

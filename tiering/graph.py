@@ -111,7 +111,7 @@ def _on_threads(tasks: Iterable[Delayed]) -> Iterator[Any]:
         flying: set[Future[Any]] = set()
         while True:
             room = threads * _FLIGHTS_PER_THREAD - len(flying)
-            flying |= {pool.submit(task.compute, scheduler="synchronous") for task in islice(waiting, room)}
+            flying |= {_submit(pool, task) for task in islice(waiting, room)}
             if not flying:
                 return
             done, flying = wait(flying, return_when=FIRST_COMPLETED)
@@ -119,6 +119,14 @@ def _on_threads(tasks: Iterable[Delayed]) -> Iterator[Any]:
                 yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, task: Delayed) -> Future[Any]:
+    try:
+        return pool.submit(task.compute, scheduler="synchronous")
+    except RuntimeError as error:
+        hint = "Let this process have more threads (ulimit -u, pids.max) or more memory, and run it again"
+        raise Unavailable(f"no thread could be started: {error}", hint=hint) from error
 
 
 def _on_cluster(tasks: Iterable[Delayed], client: Client) -> Iterator[Any]:

@@ -184,6 +184,7 @@ class Tickets(Generic[T]):
             try:
                 self._create(mine)
             except FileExistsError:  # somebody was faster: look again
+                self._check_seen(mine.number)
                 continue
             if max(self.numbers(), default=0) > mine.number:
                 # Between our look and our write a higher one came, and took away the one that had our number.
@@ -193,6 +194,16 @@ class Tickets(Generic[T]):
                 if not counts(ticket):
                     self.store.delete(self.key(ticket.number))
             return mine
+
+    def _check_seen(self, number: int) -> None:
+        """Raise `Conflict` when what keeps us from a number is no ticket, and would do so for ever."""
+        if max(self.numbers(), default=0) < number:
+            raise Conflict(
+                f"something lies in the place of a {self.what}, which is no object of this tier",
+                tier=self.store.name,
+                key=self.key(number),
+                hint="Look what it is, and delete it",
+            )
 
     def _create(self, mine: T) -> None:
         try:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.testing  # now, for a child may not be allowed to
 import pyarrow as pa
 import pyarrow.dataset as pads
 import zarr
 
 from loaders import Loader
-from tests.faults import power, trip
+from tests.faults import power
 from tiering import (
     Corpus,
     Tier,
@@ -119,14 +120,19 @@ def look(place: str, form: str, seed: int, count: int) -> str:
         assert not report.extra, report
         assert corpus.format == form
         if form == "zarr":
-            batches = list(Loader(corpus, 16, shuffle="none", lanes=1, drop_last=False))
-            found = {name: np.concatenate([batch[name] for batch in batches]) for name in corpus.schema.names}
-            _check_arrays(found, seed, count)
+            check_loaded(corpus, seed, count)
         else:
             assert _blocks(corpus).equals(table(seed, count))
     finally:
         tier.close()
     return "whole"
+
+
+def check_loaded(corpus: Corpus, seed: int, count: int) -> None:
+    """The loader gives these rows."""
+    batches = list(Loader(corpus, 16, shuffle="none", lanes=1, drop_last=False))
+    found = {name: np.concatenate([batch[name] for batch in batches]) for name in corpus.schema.names}
+    _check_arrays(found, seed, count)
 
 
 def look_plainly(place: str, form: str, seed: int, count: int) -> None:
@@ -208,12 +214,6 @@ def check_tidy(place: str, *, untouched: bool = False) -> None:
 def check_volume(place: str) -> None:
     with BlockStore("check", Path(place.removeprefix("block://"))) as store:
         assert not store.check()
-
-
-def kill_at(step: int, torn: bool, job: str, *arguments: Any) -> Any:
-    """Do a job, but be killed before its `step`-th change of the disk; `torn` leaves half of a write."""
-    trip.arm(step, torn)
-    return globals()[job](*arguments)
 
 
 def error_of(job: str, *arguments: Any) -> str:

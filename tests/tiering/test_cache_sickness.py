@@ -16,7 +16,7 @@ import pytest
 
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
-from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, put
+from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, on_disk, put, shard
 from tiering import cache, open_tier
 from tiering.errors import Unavailable
 from tiering.keys import TEMP_PREFIX
@@ -79,18 +79,98 @@ def test_cache_file_that_was_changed_by_hand_is_fetched_anew(
     assert nodes.status().used_bytes == NBYTES
 
 
-# Sickness.
+def not_a_database(file: Path) -> None:
+    file.write_bytes(b"not a database" * 1000)
 
 
-def break_index(path: Path) -> None:
-    path.mkdir(parents=True)
-    (path / "index.sqlite").write_bytes(b"not a database" * 1000)
-
-
-def break_index_later(path: Path) -> None:
-    path.mkdir(parents=True)
-    with contextlib.closing(sqlite3.connect(path / "index.sqlite")) as db:
+def other_tables(file: Path) -> None:
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as db:
         db.execute("CREATE TABLE entries (something_else TEXT)")
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 5000)
+
+
+def a_page_of_zeros(file: Path) -> None:
+    with file.open("r+b") as handle:
+        handle.seek(4096)
+        handle.write(bytes(4096))
+
+
+BREAKS = [not_a_database, other_tables, cut_short, a_page_of_zeros]
+
+
+@pytest.mark.parametrize("harm", BREAKS)
+def test_cache_whose_index_is_damaged_says_so_once_and_makes_it_anew(
+    make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    nodes, fetched = make(4), list[int]()
+    for number in range(3):
+        put(nodes, number)
+    nodes.close()
+    harm(nodes.path / "index.sqlite")
+    for _ in range(2):
+        after = make(4)
+        assert [put(after, number, fetched) for number in range(4)] == [True] * 4
+        assert after.status().used_bytes == on_disk(after) == 4 * NBYTES
+        after.close()
+    assert fetched == [3]
+    assert len(caplog.records) == 1
+    assert "made anew" in caplog.text
+    assert (nodes.path / "index.sqlite.bad").exists()
+
+
+@pytest.mark.parametrize("harm", BREAKS)
+def test_cache_whose_index_is_damaged_while_it_is_open_goes_on(
+    make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    nodes, other = make(5), make(5)
+    for number in range(3):
+        put(nodes, number)
+    assert put(other, 0)
+    with contextlib.closing(sqlite3.connect(nodes.path / "index.sqlite")) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    harm(nodes.path / "index.sqlite")
+    for _ in range(2):
+        for number in range(5):
+            for each in (nodes, other):
+                put(each, number)
+    assert held(nodes) == list(range(5))
+    assert nodes.status().used_bytes == on_disk(nodes) == 5 * NBYTES
+    assert other.status().used_bytes == 5 * NBYTES
+    assert "takes no more" not in caplog.text
+
+
+def test_cache_whose_index_has_other_numbers_corrects_them(make: Make) -> None:
+    nodes = make(3)
+    for number in range(3):
+        put(nodes, number)
+    with nodes._transaction() as db:
+        db.execute("UPDATE entries SET nbytes = 1")
+        db.execute("INSERT INTO entries VALUES ('ab/../../nonsense', 'x', 7, 0.5)")
+    nodes.close()
+    after = make(3)
+    assert after.status().used_bytes == 3 * NBYTES
+    assert not put(after, 4)
+    assert after.status().used_bytes == on_disk(after) == 3 * NBYTES
+
+
+def test_cache_fill_that_the_new_index_does_not_know_is_not_kept(make: Make) -> None:
+    nodes = make(3)
+
+    def fetch() -> list[bytes]:
+        with nodes._transaction() as db:  # by a process that made the index anew meanwhile
+            db.execute("DELETE FROM entries")
+        return [shard(1)]
+
+    assert not nodes.get(name_of(1), NBYTES, fetch)
+    assert files_below(nodes.path) == []
+    assert put(nodes, 1)
+
+
+# Sickness.
 
 
 def put_a_file_in_its_place(path: Path) -> None:
@@ -110,8 +190,6 @@ def put_a_file_in_place_of_its_locks(path: Path) -> None:
 @pytest.mark.parametrize(
     "harm",
     [
-        break_index,
-        break_index_later,
         put_a_file_in_its_place,
         put_a_file_in_place_of_its_objects,
         put_a_file_in_place_of_its_locks,
@@ -135,7 +213,7 @@ def test_cache_that_is_sick_changes_no_row_and_says_so_once(
 
 
 def test_cache_status_of_a_sick_one_is_an_error_that_names_it(tmp_path: Path, make: Make) -> None:
-    break_index(tmp_path / "cache")
+    put_a_file_in_its_place(tmp_path / "cache")
     nodes = make(1)
     assert not put(nodes, 1)
     with pytest.raises(Unavailable, match=str(nodes.path)):
