@@ -352,7 +352,7 @@ def test_shared_memory_holder_takes_no_stranger_and_no_nonsense(place: str) -> N
 
 
 def test_shared_memory_store_is_not_pickled_and_opens_anew_in_a_fork(place: str) -> None:
-    with SharedMemoryStore("a", place) as store:
+    with SharedMemoryStore("a", place) as store, store.hold():  # the parent's connection stays
         store.write("k", [b"v"])
         with pytest.raises(TypeError, match="opens its own"):
             pickle.dumps(store)
