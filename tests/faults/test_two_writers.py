@@ -1,4 +1,4 @@
-"""Two processes that write one key at one moment, on tiers that processes share: one wins, nothing is mixed."""
+"""Two processes that write one key at one moment, on tiers that processes share: one wins, none is mixed."""
 
 from __future__ import annotations
 
