@@ -152,7 +152,8 @@ def test_cache_whose_index_has_other_numbers_corrects_them(make: Make) -> None:
         db.execute("INSERT INTO entries VALUES ('ab/../../nonsense', 'x', 7, 0.5)")
     nodes.close()
     after = make(3)
-    assert after.status().used_bytes == 3 * NBYTES
+    status = after.status()
+    assert (status.used_bytes, status.shards, status.filling) == (3 * NBYTES, 3, 0)
     assert not put(after, 4)
     assert after.status().used_bytes == on_disk(after) == 3 * NBYTES
 
