@@ -38,6 +38,10 @@ class Request:
     headers: dict[str, str]
     body: bytes
 
+    def header(self, name: str) -> str:
+        """A header by its name in lower case; empty where there is none."""
+        return next((value for key, value in self.headers.items() if key.lower() == name), "")
+
     @property
     def is_object(self) -> bool:
         """Whether it is about one object, not a listing or the bucket."""

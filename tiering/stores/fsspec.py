@@ -34,7 +34,7 @@ import fsspec.asyn
 
 from tiering.credentials import Options, aws_keys, check_references, check_url, resolve
 from tiering.digest import Buffer
-from tiering.errors import ConfigError, Corrupt, NotFound, UsageError
+from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable, UsageError
 from tiering.keys import TEMP_PREFIX, validate, validate_prefix
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
 from tiering.stores.fsspec_errors import code, typed
@@ -90,12 +90,17 @@ class FsspecStore(Store):
         if len(data) > buffer.nbytes:
             hint = "Copy the corpus to a server that answers ranges with status 206"
             raise UsageError("the server ignores ranges", tier=self.name, key=key, hint=hint)
-        check_range(self.name, key, offset, buffer.nbytes, offset + len(data))
+        if len(data) < buffer.nbytes:  # the object ends there, or the answer does
+            check_range(self.name, key, offset, buffer.nbytes, self.stat(key).nbytes)
+            raise self._short(key, len(data), buffer.nbytes)
         buffer[:] = data
 
     def read(self, key: str) -> bytearray:
         validate(key)
-        return bytearray(self._cat(key, 0, None))
+        data = self._cat(key, 0, None)
+        if self._s3 and len(data) != (nbytes := self.stat(key).nbytes):  # a whole answer tells no total
+            raise self._short(key, len(data), nbytes)
+        return bytearray(data)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         path = self._path(key)
@@ -182,6 +187,10 @@ class FsspecStore(Store):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"store {self.name!r} is not pickled: each process opens its own from the Tier")
+
+    def _short(self, key: str, sent: int, asked: int) -> Unavailable:
+        hint = "The same call may succeed later; if not, 'tiering verify' tells which copies are whole"
+        return Unavailable(f"the server sent {sent} of {asked} bytes", tier=self.name, key=key, hint=hint)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{validate(key)}"

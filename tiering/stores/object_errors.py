@@ -28,6 +28,8 @@ _TIMEOUT = re.compile(r"TimedOut|kind: Timeout")
 _INSTANCE_METADATA = "169.254.169.254"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _TRY_LATER = (408, 429)
+ALTERED = ("XAmzContentSHA256Mismatch", "BadDigest", "InvalidDigest")
+"""Codes of servers that received other bytes than were signed."""
 
 
 class OverwrittenError(Exception):
@@ -74,6 +76,9 @@ def typed(error: Exception, options: ObjectOptions, key: str | None) -> Exceptio
     if _TIMEOUT.search(str(error)):
         hint = "Look at the network, or give the tier a larger deadline_seconds"
         return DeadlineExceeded(f"no answer in time from {options.host}", tier=tier, key=key, hint=hint)
+    if _code(error) in ALTERED:
+        hint = "The network or its hardware alters bytes; the same call may succeed later"
+        return Unavailable(f"other bytes arrived at {options.host}: {answer}", tier=tier, key=key, hint=hint)
     if answered and answered < 500 and answered not in _TRY_LATER:
         hint = "Look at the bucket, region and endpoint_url of the tier"
         return ConfigError(f"refused by {options.host}: {answer}", tier=tier, key=key, hint=hint)
