@@ -34,8 +34,6 @@ from tiering.errors import (
 )
 from tiering.stores.fsspec import FsspecStore
 from tiering.stores.object import ObjectStore
-from tiering.stores.object_options import ObjectOptions
-from tiering.stores.object_uploads import S3Admin
 from tiering.transfer import put_verified
 
 MAKERS = pytest.mark.parametrize("make", [ObjectStore, FsspecStore])
@@ -292,12 +290,12 @@ def test_uploads_of_killed_writers_are_swept_when_old(
     make: StoreMaker, ceph_endpoint: Endpoint, prefix: str
 ) -> None:
     options = ceph_endpoint.options()
-    with (
-        S3Admin(ObjectOptions.parse("lake", f"s3://{BUCKET}/{prefix}", options)) as admin,
-        make("lake", f"s3://{BUCKET}/{prefix}", options) as store,
-    ):
-        for key in ("web/shard", "web-2/shard"):
-            admin.put_part(admin.begin(key), bytes(5 << 20))
+    client = ceph_endpoint.client()
+    for key in (f"{prefix}/web/shard", f"{prefix}/web-2/shard"):
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=bytes(5 << 20))
+    client.close()
+    with make("lake", f"s3://{BUCKET}/{prefix}", options) as store:
         assert store.sweep() == store.sweep("web") == 0
         assert store.abort_uploads("web", 3600) == 0
         assert len(uploads(ceph_endpoint, prefix)) == 2

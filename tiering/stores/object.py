@@ -203,11 +203,6 @@ class ObjectStore(Store):
         """Whether the server refuses to overwrite when asked to; without it nothing can be published."""
         return self._conditional.supported()
 
-    def supports_ranges(self, key: str) -> bool:
-        """Whether the server answers a range of `key`, an object that is not empty, with that range alone."""
-        self.read_into(key, 0, memoryview(bytearray(1)))
-        return self._ranges
-
     def close(self) -> None:
         with self._lock:
             pool, self._pool = self._pool, None

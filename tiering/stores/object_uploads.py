@@ -90,30 +90,6 @@ class S3Admin:
                 Bucket=self._options.bucket, Key=f"{self._root}{upload.key}", UploadId=upload.upload_id
             )
 
-    def begin(self, key: str) -> Upload:
-        """Begin an upload that nobody completes, to try what the server does."""
-        with self._typed():
-            answer = self._client.create_multipart_upload(
-                Bucket=self._options.bucket, Key=f"{self._root}{key}"
-            )
-        return Upload(key, answer["UploadId"], 0.0)
-
-    def put_part(self, upload: Upload, data: bytes) -> None:
-        """Upload the first part of an upload."""
-        with self._typed():
-            self._client.upload_part(
-                Bucket=self._options.bucket,
-                Key=f"{self._root}{upload.key}",
-                UploadId=upload.upload_id,
-                PartNumber=1,
-                Body=data,
-            )
-
-    def server_time(self) -> datetime | None:
-        """What the server's clock says, to a second; None where its answers carry no date."""
-        with self._typed():
-            return _date(self._client.list_objects_v2(Bucket=self._options.bucket, MaxKeys=1))
-
     @contextlib.contextmanager
     def _typed(self) -> Iterator[None]:
         """Errors of botocore in the engine's words; never its own text, which shows requests."""
