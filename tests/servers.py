@@ -1,4 +1,4 @@
-"""Real object stores on loopback for tests: moto (starts in two seconds) and a Ceph RADOS gateway.
+"""Real object stores on loopback for tests: moto (starts in two seconds), a Ceph RADOS gateway and rclone.
 
 Invariant: everything started here listens on 127.0.0.1 only, answers before the context is entered, and is
 dead, with its folder removed, when the context is left. The kernel kills it should the test process die.
@@ -7,8 +7,10 @@ dead, with its folder removed, when the context is left. The kernel kills it sho
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import http.server
+import io
 import shutil
 import socket
 import subprocess
@@ -21,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import botocore.session
 from botocore.config import Config
@@ -29,6 +30,7 @@ from botocore.config import Config
 ACCESS_KEY_ID = "test-access-key"
 SECRET_ACCESS_KEY = "test-canary-secret-4f1d"
 MOTO_START_SECONDS = 60.0
+RCLONE_START_SECONDS = 60.0
 CEPH_START_SECONDS = 180.0
 BUCKET = "tiering-tests"
 REFERENCES = {
@@ -72,6 +74,25 @@ def moto_server() -> Iterator[Endpoint]:
         daemons.start("moto", args)
         daemons.wait(lambda: answers(port), MOTO_START_SECONDS)
         yield _with_bucket(Endpoint(f"http://127.0.0.1:{port}", "moto"))
+
+
+def rclone_program() -> str | None:
+    """The rclone of the environment or of the machine, or None."""
+    beside = Path(sys.executable).with_name("rclone")
+    return str(beside) if beside.exists() else shutil.which("rclone")
+
+
+@contextlib.contextmanager
+def rclone_server() -> Iterator[Endpoint]:
+    """``rclone serve s3``: ignores If-None-Match and If-Match, answers ranges with status 200."""
+    with tempfile.TemporaryDirectory(prefix="rclone-") as folder, _Daemons(Path(folder)) as daemons:
+        port, root = free_port(), Path(folder, "root")
+        root.mkdir()
+        keys = f"{ACCESS_KEY_ID},{SECRET_ACCESS_KEY}"
+        args = [rclone_program() or "rclone", "--config", f"{folder}/none", "serve", "s3", str(root)]
+        daemons.start("rclone", [*args, "--addr", f"127.0.0.1:{port}", "--auth-key", keys])
+        daemons.wait(lambda: answers(port), RCLONE_START_SECONDS)
+        yield _with_bucket(Endpoint(f"http://127.0.0.1:{port}", "rclone"))
 
 
 def ceph_missing() -> str | None:
@@ -129,46 +150,35 @@ def silent_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def faulty_server(endpoint: Endpoint, fails: Callable[[str, str], bool]) -> Iterator[Endpoint]:
-    """`endpoint` behind a relay that answers 500 to the requests whose method and path `fails` picks."""
+def http_files(folder: Path) -> Iterator[str]:
+    """The URL of a plain web server over `folder`, with index pages and with ranges."""
 
-    class Relay(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def relay(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if fails(self.command, self.path):
-                self.answer(500, {}, b"")
-                return
-            server = http.client.HTTPConnection(urlsplit(endpoint.url).netloc, timeout=20)
-            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                server.putheader(name, value)
-            server.endheaders(body)
-            answer = server.getresponse()
-            self.answer(answer.status, dict(answer.getheaders()), answer.read())
-            server.close()
-
-        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in ("connection", "content-length", "transfer-encoding"):
-                    self.send_header(name, value)
-            length = str(len(body)) if self.command != "HEAD" else headers.get("Content-Length", "0")
-            self.send_header("Content-Length", length)
+        def send_head(self) -> Any:
+            path = Path(self.translate_path(self.path))
+            asked = self.headers.get("Range")
+            if not asked or not path.is_file():
+                return super().send_head()
+            data = path.read_bytes()
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            part = data[int(first) : int(last or len(data)) + 1]
+            self.send_response(206 if part else 416)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
             self.end_headers()
-            with contextlib.suppress(ConnectionError):
-                self.wfile.write(body)
+            return io.BytesIO(part)
 
         def log_message(self, *_: object) -> None:
             return
 
-    for method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
-        setattr(Relay, f"do_{method}", Relay.relay)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True  # clients keep their connections open
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield Endpoint(f"http://127.0.0.1:{server.server_port}", endpoint.kind)
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 

@@ -16,13 +16,13 @@ WRITERS = 8
 OVERWRITES = 12
 
 
-def test_write_if_absent_raced_has_one_winner(store: Store) -> None:
+def test_write_if_absent_raced_has_one_winner(creating_store: Store) -> None:
     barrier = threading.Barrier(WRITERS, timeout=60)
 
     def write(writer: int) -> bool:
         barrier.wait()
         try:
-            store.write("k", [pattern(10_000, writer)], if_absent=True)
+            creating_store.write("k", [pattern(10_000, writer)], if_absent=True)
         except Conflict:
             return False
         return True
@@ -30,7 +30,7 @@ def test_write_if_absent_raced_has_one_winner(store: Store) -> None:
     with ThreadPoolExecutor(WRITERS) as pool:
         won = list(pool.map(write, range(WRITERS)))
     assert won.count(True) == 1
-    assert store.read("k") == pattern(10_000, won.index(True))
+    assert creating_store.read("k") == pattern(10_000, won.index(True))
 
 
 @pytest.mark.parametrize("nbytes", [100_000, 9 << 20])

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests.conformance.conftest import UNCONDITIONAL
 from tests.conformance.patterns import pattern, read_range
 from tiering.errors import Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.base import Store, check_range
@@ -95,24 +96,35 @@ def test_write_that_fails_leaves_the_old_object(store: Store) -> None:
     assert [info.key for info in store.list()] == ["k"]
 
 
-def test_write_if_absent_makes_a_new_object(store: Store) -> None:
-    assert store.write("k", [b"one"], if_absent=True).nbytes == 3
-    assert store.read("k") == b"one"
-
-
-def test_write_if_absent_keeps_an_old_object(store: Store) -> None:
+def test_write_if_absent_is_kept_or_refused(store: Store) -> None:
     store.write("k", [b"old"])
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(UsageError if store.name in UNCONDITIONAL else Conflict):
         store.write("k", [b"new"], if_absent=True)
-    assert (caught.value.tier, caught.value.key) == (store.name, "k")
+    if store.name in UNCONDITIONAL:
+        with pytest.raises(UsageError, match="ignores If-None-Match"):
+            store.write("new", [b"new"], if_absent=True)
     assert store.read("k") == b"old"
+    assert [info.key for info in store.list()] == ["k"]
 
 
-def test_write_if_absent_after_delete_makes_a_new_object(store: Store) -> None:
-    store.write("k", [b"old"])
-    store.delete("k")
-    store.write("k", [b"new"], if_absent=True)
-    assert store.read("k") == b"new"
+def test_write_if_absent_makes_a_new_object(creating_store: Store) -> None:
+    assert creating_store.write("k", [b"one"], if_absent=True).nbytes == 3
+    assert creating_store.read("k") == b"one"
+
+
+def test_write_if_absent_keeps_an_old_object(creating_store: Store) -> None:
+    creating_store.write("k", [b"old"])
+    with pytest.raises(Conflict) as caught:
+        creating_store.write("k", [b"new"], if_absent=True)
+    assert (caught.value.tier, caught.value.key) == (creating_store.name, "k")
+    assert creating_store.read("k") == b"old"
+
+
+def test_write_if_absent_after_delete_makes_a_new_object(creating_store: Store) -> None:
+    creating_store.write("k", [b"old"])
+    creating_store.delete("k")
+    creating_store.write("k", [b"new"], if_absent=True)
+    assert creating_store.read("k") == b"new"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ Invariant: a read is one request for exactly the bytes asked for, never `open()`
 What a scheme gives beyond that:
 
 - ``s3`` (s3fs): a write is one PUT, or above 100 MB a multipart upload that is aborted when it fails; atomic,
-  and conditional with ``if_absent``, always as one PUT. Options are those of an object tier.
+  and conditional with ``if_absent``, always as one PUT, where the server keeps conditions (it is asked
+  first). Options are those of an object tier.
 - ``memory``: atomic; ``if_absent`` under a lock of this process. Durable as long as the process.
 - the other schemes in `ATOMIC`: a write is one upload that shows when it is complete. No ``if_absent``.
-- ``http``, ``https``: read-only. Listing is what the server's index pages say.
+- ``http``, ``https``: read-only. Listing is what the server's index pages say, with a request for each size.
 - all others (hdfs, webhdfs, sftp, smb, ...): a write goes to a temporary name and is renamed over the old
   object. As atomic as the server's rename; where that refuses to replace, the old object is removed first,
   and for that instant a reader may find none. No ``if_absent``.
@@ -33,11 +34,13 @@ import fsspec.asyn
 
 from tiering.credentials import Options, aws_keys, check_references, check_url, resolve
 from tiering.digest import Buffer
-from tiering.errors import ConfigError, Corrupt, NotFound, UsageError
+from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable, UsageError
 from tiering.keys import TEMP_PREFIX, validate, validate_prefix
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
 from tiering.stores.fsspec_errors import code, typed
+from tiering.stores.object_conditional import ConditionalCreate
 from tiering.stores.object_options import ObjectOptions, deadline_seconds
+from tiering.stores.object_uploads import ABANDONED_SECONDS, abort_abandoned, sweep_uploads
 
 ATOMIC = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "oss", "s3"})
 READ_ONLY = frozenset({"http", "https"})
@@ -74,6 +77,9 @@ class FsspecStore(Store):
         self._root: str = self._make._strip_protocol(url).rstrip("/")
         self._lock = threading.Lock()
         self._opened: tuple[int, Any] | None = None
+        self._conditional = ConditionalCreate(
+            name, self._create_probe, self.delete, known=self._s3 is None or self._s3.is_cloud
+        )
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         validate(key)
@@ -84,16 +90,23 @@ class FsspecStore(Store):
         if len(data) > buffer.nbytes:
             hint = "Copy the corpus to a server that answers ranges with status 206"
             raise UsageError("the server ignores ranges", tier=self.name, key=key, hint=hint)
-        check_range(self.name, key, offset, buffer.nbytes, offset + len(data))
+        if len(data) < buffer.nbytes:  # the object ends there, or the answer does
+            check_range(self.name, key, offset, buffer.nbytes, self.stat(key).nbytes)
+            raise self._short(key, len(data), buffer.nbytes)
         buffer[:] = data
 
     def read(self, key: str) -> bytearray:
         validate(key)
-        return bytearray(self._cat(key, 0, None))
+        data = self._cat(key, 0, None)
+        if self._s3 and len(data) != (nbytes := self.stat(key).nbytes):  # a whole answer tells no total
+            raise self._short(key, len(data), nbytes)
+        return bytearray(data)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         path = self._path(key)
         self._check_writable(key, if_absent=if_absent)
+        if if_absent:
+            self._conditional.require(key)
         nbytes = total_bytes(buffers)
         data = buffers[0] if len(buffers) == 1 and isinstance(buffers[0], bytes) else b"".join(buffers)
         try:
@@ -131,7 +144,8 @@ class FsspecStore(Store):
         folder = f"{prefix}/" if prefix else ""
         for key in sorted(keys, key=str.encode):
             if _valid(key) and key.startswith(folder) and keys[key]["type"] == "file":
-                yield self._info(key, keys[key])
+                # Index pages of web servers tell no sizes.
+                yield self._info(key, keys[key]) if keys[key].get("size") is not None else self.stat(key)
 
     def children(self, prefix: str = "") -> Sequence[str]:
         validate_prefix(prefix)
@@ -154,12 +168,29 @@ class FsspecStore(Store):
             raise NotFound("no such object", tier=self.name, key=key)
         return self._info(key, entry)
 
+    def sweep(self, prefix: str = "") -> int:
+        validate_prefix(prefix)
+        return sweep_uploads(self._s3, prefix) if self._s3 else 0
+
+    def abort_uploads(self, prefix: str = "", older_than_seconds: float = ABANDONED_SECONDS) -> int:
+        """Abort multipart uploads below `prefix` that were begun longer ago; returns how many. S3 alone."""
+        validate_prefix(prefix)
+        return abort_abandoned(self._s3, prefix, older_than_seconds) if self._s3 else 0
+
+    def supports_conditional_create(self) -> bool:
+        """Whether the server refuses to overwrite when asked to; without it nothing can be published."""
+        return self.scheme in _CONDITIONAL and self._conditional.supported()
+
     def close(self) -> None:
         with self._lock:
             self._opened = None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"store {self.name!r} is not pickled: each process opens its own from the Tier")
+
+    def _short(self, key: str, sent: int, asked: int) -> Unavailable:
+        hint = "The same call may succeed later; if not, 'tiering verify' tells which copies are whole"
+        return Unavailable(f"the server sent {sent} of {asked} bytes", tier=self.name, key=key, hint=hint)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{validate(key)}"
@@ -213,6 +244,12 @@ class FsspecStore(Store):
         seconds = self._deadline_seconds + len(data) / _UPLOAD_BYTES_PER_SECOND
         fsspec.asyn.sync(fs.loop, fs._pipe_file, path, data, timeout=seconds, **options)
 
+    def _create_probe(self, key: str) -> None:
+        try:
+            self._create(self._path(key), b"probe")
+        except Exception as error:  # noqa: BLE001
+            raise self._typed(error, key) from None
+
     def _create(self, path: str, data: Buffer) -> None:
         if self.scheme == "memory":
             with _memory_lock:
@@ -261,7 +298,10 @@ def _s3fs_arguments(options: ObjectOptions, where: str) -> dict[str, Any]:
         "profile": given.get("profile"),
         "anon": given.get("anonymous", False),
         "endpoint_url": given.get("endpoint_url"),
-        "client_kwargs": {"region_name": given.get("region", "us-east-1")},
+        "client_kwargs": {
+            "region_name": given.get("region", "us-east-1"),
+            **({"verify": False} if options.skips_tls_check else {}),
+        },
         "config_kwargs": {
             "connect_timeout": min(_CONNECT_SECONDS, options.deadline_seconds),
             "read_timeout": options.deadline_seconds,

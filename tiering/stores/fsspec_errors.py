@@ -51,6 +51,8 @@ def typed(error: Exception, tier: str, scheme: str, s3: ObjectOptions | None, ke
         return Conflict("object exists already", tier=tier, key=key)
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return s3.refused(what) if s3 else ConfigError(f"the credentials were refused by {host}", tier=tier)
+    if s3 and type(error).__name__ == "SSLError":
+        return s3.untrusted()
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         hint = "Make room there, or release something from this tier"
         return CapacityExceeded(f"no room on {host}", tier=tier, key=key, hint=hint)

@@ -7,6 +7,11 @@ A write is one PUT, or above `SINGLE_PUT_BYTES` a multipart upload that obstore 
 with ``if_absent`` is one PUT with ``If-None-Match: *`` of at most `MAX_PUT_BYTES`: the Ceph gateway ignores
 the condition when a multipart upload completes. Uploads are signed over their bytes, which the server checks.
 
+Conditional writes, ranges and If-Match are what a server may lack. Without the first, writes with
+``if_absent`` are refused (see `tiering.stores.object_conditional`). A server that answers a range as if it
+were the whole object is read whole for each range: right, and slow. The ETag of every answer is compared, in
+case If-Match is ignored.
+
 Deadlines: a server that is silent for ``deadline_seconds`` is given up. No client sees the progress of an
 upload, so the answer to one may take a second more per MiB sent.
 """
@@ -28,8 +33,16 @@ from tiering.digest import Buffer
 from tiering.errors import Corrupt, Unavailable, UsageError
 from tiering.keys import validate, validate_prefix
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
-from tiering.stores.object_errors import OverwrittenError, is_missing_bucket, is_past_the_end, typed
+from tiering.stores.object_conditional import ConditionalCreate
+from tiering.stores.object_errors import (
+    OverwrittenError,
+    ignores_ranges,
+    is_missing_bucket,
+    is_past_the_end,
+    typed,
+)
 from tiering.stores.object_options import ObjectOptions
+from tiering.stores.object_uploads import ABANDONED_SECONDS, abort_abandoned, sweep_uploads
 
 PIECE_BYTES = 8 << 20
 """A longer read is cut into ranges of this size that are fetched side by side."""
@@ -65,6 +78,10 @@ class ObjectStore(Store):
         self._clients: dict[tuple[float, int], Any] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._reached = False  # whether the bucket is known to exist
+        self._ranges = True  # whether the server answers ranges, as far as is known
+        self._conditional = ConditionalCreate(
+            name, self._create_probe, self.delete, known=self._options.is_cloud
+        )
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         validate(key)
@@ -73,10 +90,9 @@ class ObjectStore(Store):
             return
 
         def fetch() -> None:
-            first = buffer[:PIECE_BYTES]
-            result = self._get(key, offset, first.nbytes)
+            result = self._get(key, offset, min(buffer.nbytes, PIECE_BYTES))
             check_range(self.name, key, offset, buffer.nbytes, result.meta["size"])
-            self._receive(result, key, offset, first, buffer[PIECE_BYTES:])
+            self._receive(result, key, offset, buffer)
 
         self._consistent(key, fetch)
 
@@ -89,8 +105,7 @@ class ObjectStore(Store):
             except Corrupt:  # no first byte: the object is empty
                 return bytearray(0)
             data = bytearray(result.meta["size"])
-            view = memoryview(data)
-            self._receive(result, key, 0, view[:PIECE_BYTES], view[PIECE_BYTES:])
+            self._receive(result, key, 0, memoryview(data))
             return data
 
         return self._consistent(key, fetch)
@@ -101,6 +116,14 @@ class ObjectStore(Store):
         if if_absent and nbytes > MAX_PUT_BYTES:
             problem = f"{nbytes} bytes are too many for a conditional write, over {MAX_PUT_BYTES}"
             raise UsageError(problem, tier=self.name, key=key, hint="Choose a smaller shard size")
+        if if_absent:
+            self._conditional.require(key)
+        return self._put(key, buffers, nbytes, if_absent=if_absent)
+
+    def _create_probe(self, key: str) -> None:
+        self._put(key, [b"probe"], 5, if_absent=True)
+
+    def _put(self, key: str, buffers: Sequence[Buffer], nbytes: int, *, if_absent: bool) -> ObjectInfo:
         multipart = nbytes > SINGLE_PUT_BYTES and not if_absent
         views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
         # An answer that got lost makes a repeated conditional write meet itself, so that one is not repeated.
@@ -170,6 +193,17 @@ class ObjectStore(Store):
         except (BaseError, OSError) as error:
             self._fail(error, key)
 
+    def sweep(self, prefix: str = "") -> int:
+        return sweep_uploads(self._options, validate_prefix(prefix))
+
+    def abort_uploads(self, prefix: str = "", older_than_seconds: float = ABANDONED_SECONDS) -> int:
+        """Abort multipart uploads below `prefix` that were begun longer ago; returns how many."""
+        return abort_abandoned(self._options, validate_prefix(prefix), older_than_seconds)
+
+    def supports_conditional_create(self) -> bool:
+        """Whether the server refuses to overwrite when asked to; without it nothing can be published."""
+        return self._conditional.supported()
+
     def close(self) -> None:
         with self._lock:
             pool, self._pool = self._pool, None
@@ -199,22 +233,30 @@ class ObjectStore(Store):
 
     def _get(self, key: str, offset: int, nbytes: int, etag: str | None = None) -> obstore.GetResult:
         """Ask for ``[offset, offset + nbytes)`` of the version `etag`; the answer may be shorter."""
-        options: obstore.GetOptions = {"range": (offset, offset + nbytes)}
+        options: obstore.GetOptions = {"range": (offset, offset + nbytes)} if self._ranges else {}
         if etag:
             options["if_match"] = etag
         try:
-            return obstore.get(self._client(), key, options=options)
+            result = obstore.get(self._client(), key, options=options)
         except (BaseError, OSError) as error:
+            if ignores_ranges(error) and self._ranges:
+                self._ranges = False
+                return self._get(key, offset, nbytes, etag)
             if is_past_the_end(error):  # the object was seen to end at or before `offset`
                 check_range(self.name, key, offset, max(nbytes, 1), min(offset, self.stat(key).nbytes))
             self._fail(error, key)
+        if etag and result.meta["e_tag"] != etag:  # a server that does not heed If-Match
+            raise OverwrittenError
+        return result
 
-    def _receive(
-        self, result: obstore.GetResult, key: str, offset: int, first: memoryview, rest: memoryview
-    ) -> None:
-        """Read the body of `result` into `first`, and what follows it in the same version into `rest`."""
+    def _receive(self, result: obstore.GetResult, key: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` on: with the body of `result`, and what follows in that version."""
+        first, rest = buffer[:PIECE_BYTES], buffer[PIECE_BYTES:]
         etag = result.meta["e_tag"]
-        if rest.nbytes and not etag:
+        if not self._ranges or not rest.nbytes:
+            self._drain(result, key, offset, buffer)
+            return
+        if not etag:
             raise Unavailable("the server names no ETag to pin a long read to", tier=self.name, key=key)
         at = offset + first.nbytes
         pieces: list[Future[None]] = []
@@ -222,7 +264,7 @@ class ObjectStore(Store):
             for start in range(0, rest.nbytes, PIECE_BYTES):
                 piece = rest[start : start + PIECE_BYTES]
                 pieces.append(self._threads().submit(self._fetch_piece, key, at + start, piece, etag))
-            self._drain(result, key, first)
+            self._drain(result, key, offset, first)
             for done in pieces:
                 done.result()
         finally:
@@ -231,23 +273,26 @@ class ObjectStore(Store):
             wait(pieces)  # nobody may write into the caller's buffer after the return
 
     def _fetch_piece(self, key: str, offset: int, buffer: memoryview, etag: str | None) -> None:
-        self._drain(self._get(key, offset, buffer.nbytes, etag), key, buffer)
+        self._drain(self._get(key, offset, buffer.nbytes, etag), key, offset, buffer)
 
-    def _drain(self, result: obstore.GetResult, key: str, buffer: memoryview) -> None:
-        done = 0
+    def _drain(self, result: obstore.GetResult, key: str, offset: int, buffer: memoryview) -> None:
+        at = result.range[0] - offset  # below 0 where the server sent more than the range
         try:
             # Chunks as they arrive: obstore copies smaller ones together to reach a larger minimum.
             for chunk in result.stream(min_chunk_size=1):
-                end = min(done + len(chunk), buffer.nbytes)
-                buffer[done:end] = chunk[: end - done]
-                done += len(chunk)
+                end = at + len(chunk)
+                if at >= 0 and end <= buffer.nbytes:
+                    buffer[at:end] = chunk
+                elif end > 0 and at < buffer.nbytes:
+                    wanted = memoryview(chunk)[max(0, -at) : buffer.nbytes - at]
+                    buffer[max(0, at) : end] = wanted
+                at = end
         except (BaseError, OSError) as error:
             self._fail(error, key)
-        if done != buffer.nbytes:
-            problem = f"the server sent {done} bytes for a range of {buffer.nbytes}"
-            raise Corrupt(
-                problem, tier=self.name, key=key, hint="'tiering verify' tells which copies are whole"
-            )
+        if at < buffer.nbytes:
+            problem = f"the server sent {max(at, 0)} bytes for a range of {buffer.nbytes}"
+            hint = "The same call may succeed later; if not, 'tiering verify' tells which copies are whole"
+            raise Unavailable(problem, tier=self.name, key=key, hint=hint)
 
     def _consistent(self, key: str, fetch: Callable[[], _T]) -> _T:
         """The result of `fetch`, tried anew while other writers overwrite the object under it."""
@@ -283,7 +328,10 @@ class ObjectStore(Store):
 
 
 def _info(meta: obstore.ObjectMeta) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"].timestamp())
+    etag = meta["e_tag"]
+    if etag and not etag.endswith('"'):  # some servers leave the quotes away in listings
+        etag = f'"{etag}"'
+    return ObjectInfo(meta["path"], meta["size"], etag, meta["last_modified"].timestamp())
 
 
 def _is_key(path: str) -> bool:

@@ -22,10 +22,14 @@ from tiering.stores.object_options import ObjectOptions
 # obstore tells these in its text only.
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_CERTIFICATE = re.compile(r"invalid peer certificate|UnknownIssuer|certificate verify failed")
+_NOT_PARTIAL = "Received non-partial response when range requested"
 _TIMEOUT = re.compile(r"TimedOut|kind: Timeout")
 _INSTANCE_METADATA = "169.254.169.254"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _TRY_LATER = (408, 429)
+ALTERED = ("XAmzContentSHA256Mismatch", "BadDigest", "InvalidDigest")
+"""Codes of servers that received other bytes than were signed."""
 
 
 class OverwrittenError(Exception):
@@ -35,6 +39,11 @@ class OverwrittenError(Exception):
 def is_past_the_end(error: Exception) -> bool:
     """Whether the server said that an object has no byte of the range asked for."""
     return _status(error) == 416
+
+
+def ignores_ranges(error: Exception) -> bool:
+    """Whether the server answered a request for a range as one for the whole object."""
+    return _NOT_PARTIAL in str(error)
 
 
 def is_missing_bucket(error: Exception) -> bool:
@@ -62,9 +71,14 @@ def typed(error: Exception, options: ObjectOptions, key: str | None) -> Exceptio
         return UsageError("an object has an empty or a '..' segment in its name", tier=tier, hint=hint)
     if _INSTANCE_METADATA in str(error):
         return options.refused("the instance has no role")
+    if _CERTIFICATE.search(str(error)):
+        return options.untrusted()
     if _TIMEOUT.search(str(error)):
         hint = "Look at the network, or give the tier a larger deadline_seconds"
         return DeadlineExceeded(f"no answer in time from {options.host}", tier=tier, key=key, hint=hint)
+    if _code(error) in ALTERED:
+        hint = "The network or its hardware alters bytes; the same call may succeed later"
+        return Unavailable(f"other bytes arrived at {options.host}: {answer}", tier=tier, key=key, hint=hint)
     if answered and answered < 500 and answered not in _TRY_LATER:
         hint = "Look at the bucket, region and endpoint_url of the tier"
         return ConfigError(f"refused by {options.host}: {answer}", tier=tier, key=key, hint=hint)

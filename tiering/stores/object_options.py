@@ -32,8 +32,8 @@ _CONNECT_SECONDS = 5
 _FIRST_BACKOFF = timedelta(milliseconds=100)
 _LAST_BACKOFF = timedelta(seconds=1)
 
-_BOOLEANS = ("anonymous", "allow_http", "virtual_hosted_style")
-_OURS = {"allow_http": "", "deadline_seconds": ""}
+_BOOLEANS = ("anonymous", "allow_http", "verify_tls", "virtual_hosted_style")
+_OURS = {"allow_http": "", "deadline_seconds": "", "verify_tls": ""}
 _NAMES: Mapping[str, Mapping[str, str]] = {
     "s3": {
         **_OURS,
@@ -72,7 +72,8 @@ class ObjectOptions:
 
     Options, credentials among them as references (see `tiering.credentials`):
 
-    - all: ``endpoint_url``, ``anonymous``, ``allow_http`` (beyond loopback), ``deadline_seconds``
+    - all: ``endpoint_url``, ``anonymous``, ``allow_http`` (beyond loopback), ``verify_tls`` (false on
+      loopback alone), ``deadline_seconds``
     - s3: ``region``, ``virtual_hosted_style``, ``profile``, ``access_key_id``, ``secret_access_key``,
       ``session_token``
     - gs: ``service_account_key``
@@ -122,6 +123,16 @@ class ObjectOptions:
         endpoint = str(self.options.get("endpoint_url", ""))
         return urlsplit(endpoint).netloc or f"the {self.scheme}:// service"
 
+    @property
+    def skips_tls_check(self) -> bool:
+        """Whether any certificate is taken, which only loopback may ask for."""
+        return self.options.get("verify_tls") is False
+
+    @property
+    def is_cloud(self) -> bool:
+        """Whether this is the provider's own service, which keeps conditional writes."""
+        return self.scheme != "s3" or "endpoint_url" not in self.options
+
     def open(self, silence_seconds: float, retries: int) -> Any:
         """A new obstore client.
 
@@ -156,6 +167,7 @@ class ObjectOptions:
             config=config,
             client_options={
                 "allow_http": str(self.options.get("endpoint_url", "")).startswith("http://"),
+                "allow_invalid_certificates": self.skips_tls_check,
                 "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, silence_seconds)),
                 "read_timeout": silence,
                 "timeout": timedelta(
@@ -184,6 +196,14 @@ class ObjectOptions:
             hint=f"{hint}; look at them, at their rights and at the clock",
         )
 
+    def untrusted(self) -> ConfigError:
+        """The error for a certificate that proves nothing."""
+        return ConfigError(
+            f"the certificate of {self.host} is of no authority that is trusted here",
+            tier=self.tier,
+            hint="Look at endpoint_url; name the certificate of your own authority in SSL_CERT_FILE",
+        )
+
     def no_bucket(self) -> NotFound:
         """The error for a bucket that does not exist."""
         return NotFound(
@@ -209,9 +229,14 @@ def _check_names(scheme: str, options: Options, where: str) -> None:
 
 
 def _check_endpoint(options: Options, where: str) -> None:
+    url = str(options.get("endpoint_url", ""))
+    if options.get("verify_tls") is False and not _is_loopback(urlsplit(url).hostname or ""):
+        raise ConfigError(
+            f"{where} has verify_tls = false, and its endpoint is not on loopback",
+            hint="Name the certificate of your authority in SSL_CERT_FILE and AWS_CA_BUNDLE instead",
+        )
     if "endpoint_url" not in options:
         return
-    url = str(options["endpoint_url"])
     check_url(url, f"endpoint_url of {where}")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

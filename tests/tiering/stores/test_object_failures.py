@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from tests.servers import BUCKET, SECRET_ACCESS_KEY, Endpoint, faulty_server, free_port, silent_server
+from tests.proxy import Fault, Request, proxy, status
+from tests.servers import BUCKET, SECRET_ACCESS_KEY, Endpoint, free_port, silent_server
 from tiering.errors import ConfigError, Conflict, DeadlineExceeded, NotFound, Unavailable, UsageError
 from tiering.stores import object as object_store
 from tiering.stores.base import Store
@@ -178,14 +179,17 @@ def test_failed_multipart_upload_is_aborted(
     monkeypatch.setattr(object_store, "SINGLE_PUT_BYTES", 16 << 20)
     prefix = uuid.uuid4().hex
 
-    def fails(method: str, path: str) -> bool:
-        return "partNumber=2" in path if step == "part" else method == "POST" and "uploadId=" in path
+    def rule(request: Request) -> Fault | None:
+        complete = request.method == "POST" and "uploadId=" in request.path
+        fails = "partNumber=2" in request.path if step == "part" else complete
+        return status(500) if fails else None
 
     data = bytes(20 << 20) if make is ObjectStore else bytes(100 << 20)
     with (
-        faulty_server(ceph_or_moto, fails) as faulty,
-        make("lake", f"s3://{BUCKET}/{prefix}", faulty.options()) as store,
+        proxy(ceph_or_moto) as relay,
+        make("lake", f"s3://{BUCKET}/{prefix}", relay.endpoint.options()) as store,
     ):
+        relay.rule = rule
         store.write("k", [b"old"])
         with pytest.raises(Unavailable):
             store.write("k", [data])

@@ -83,3 +83,11 @@ def test_open_makes_a_client_of_every_scheme(monkeypatch: pytest.MonkeyPatch) ->
     for url, given in options.items():
         client = ObjectOptions.parse("lake", url, given).open(30, 2)
         assert "YWJj" not in repr(client)
+
+
+@pytest.mark.parametrize("url", [None, "https://s3.example.org", "https://10.0.0.1"])
+def test_certificates_are_checked_beyond_loopback(url: str | None) -> None:
+    options: dict[str, str | bool] = {"verify_tls": False, **({"endpoint_url": url} if url else {})}
+    with pytest.raises(ConfigError, match="not on loopback"):
+        ObjectOptions.parse("lake", "s3://bucket", options)
+    assert not ObjectOptions.parse("lake", "s3://bucket", {**options, "verify_tls": True}).skips_tls_check

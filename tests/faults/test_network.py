@@ -1,0 +1,476 @@
+"""Networks that cut, stall, lie and flip: a typed error within the deadline or right bytes, and nothing else.
+
+There are no assertions of time here: a call that hangs meets the timeout of the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import ssl
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import proxy as faults
+from tests.conformance.patterns import pattern
+from tests.proxy import Exchange, Fault, Proxy, Rule, every, first, proxy
+from tests.servers import BUCKET, Endpoint
+from tests.tiering.corpora import objects, small
+from tiering import Tier, catalog, open_corpus, open_tier, plan_move, verify
+from tiering.digest import digest
+from tiering.errors import (
+    ConfigError,
+    Conflict,
+    Corrupt,
+    DeadlineExceeded,
+    FormatError,
+    TieringError,
+    Unavailable,
+    UsageError,
+)
+from tiering.stores.fsspec import FsspecStore
+from tiering.stores.object import ObjectStore
+from tiering.transfer import put_verified
+
+MAKERS = pytest.mark.parametrize("make", [ObjectStore, FsspecStore])
+DRIVERS = pytest.mark.parametrize("driver", ["obstore", "s3fs"])
+SERVERS = ["moto", pytest.param("ceph", marks=pytest.mark.ceph)]
+RuleMaker = Callable[[str, Fault], Rule]
+StoreMaker = type[ObjectStore] | type[FsspecStore]
+
+PATIENCE_SECONDS = 20.0
+DEADLINE_SECONDS = 1.5
+"""Of stores that meet silence."""
+LONG = 9 << 20  # takes two requests
+
+_ELSEWHERE = "http://127.0.0.1:9/elsewhere"
+READ_FAULTS: dict[str, Fault] = {
+    "truncated": faults.truncated(1000),
+    "reset": faults.truncated(1000, reset=True),
+    "silent": faults.silent(),
+    "silent-in-mid-body": faults.silent(1000),
+    "storm": faults.status(503, Retry_After="1"),
+    "redirect": faults.status(307, Location=_ELSEWHERE),
+    "redirect-nowhere": faults.status(301),
+    "longer-than-said": faults.wrong_length(-100),
+    "shorter-than-said": faults.wrong_length(100),
+    "no-etag": faults.without("etag"),
+    "ranges-unheard": faults.unheard("range"),
+    "answer-lost": faults.lost_answer,
+}
+WRITE_FAULTS: dict[str, Fault] = {
+    "silent": faults.silent(),
+    "storm": faults.status(503, Retry_After="1"),
+    "redirect": faults.status(307, Location=_ELSEWHERE),
+    "answer-lost": faults.lost_answer,
+    "answer-cut": faults.truncated(0),
+    "flipped": faults.flipped_request(100),
+    "no-etag": faults.without("etag"),
+}
+
+pytestmark = pytest.mark.usefixtures("s3_environment")
+
+
+def some(table: dict[str, Fault]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("fault", table.values(), ids=table.keys())
+
+
+@pytest.fixture
+def prefix() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def relay(moto_endpoint: Endpoint) -> Iterator[Proxy]:
+    with proxy(moto_endpoint) as relay:
+        yield relay
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Endpoint:
+    endpoint: Endpoint = request.getfixturevalue(f"{request.param}_endpoint")
+    return endpoint
+
+
+@pytest.fixture
+def relay_of_any(server: Endpoint) -> Iterator[Proxy]:
+    with proxy(server) as relay:
+        yield relay
+
+
+def nothing(request: object) -> None:
+    return None
+
+
+def opened(
+    make: StoreMaker, relay: Proxy, prefix: str, deadline_seconds: float = PATIENCE_SECONDS
+) -> ObjectStore | FsspecStore:
+    options = relay.endpoint.options(deadline_seconds=deadline_seconds)
+    return make("lake", f"s3://{BUCKET}/{prefix}", options)
+
+
+def direct(relay: Proxy, prefix: str) -> ObjectStore:
+    """The same objects, without the relay."""
+    return ObjectStore("direct", f"s3://{BUCKET}/{prefix}", relay.target.options())
+
+
+def uploads(endpoint: Endpoint, prefix: str) -> list[str]:
+    """Keys of the unfinished multipart uploads below `prefix`."""
+    client = endpoint.client()
+    found = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    client.close()
+    return [upload["Key"] for upload in found if upload["Key"].startswith(prefix)]
+
+
+@MAKERS
+@some(READ_FAULTS)
+@pytest.mark.parametrize("rule", [every, first])
+def test_read_gives_right_bytes_or_a_typed_error(
+    make: StoreMaker, fault: Fault, rule: RuleMaker, relay: Proxy, prefix: str
+) -> None:
+    content = pattern(LONG)
+    with direct(relay, prefix) as store:
+        store.write("k", [content])
+    with opened(make, relay, prefix, DEADLINE_SECONDS) as store:
+        for call, right in (
+            (lambda: store.read("k"), content),
+            (lambda: read_middle(store, "k"), content[100:4900]),
+        ):
+            relay.rule = rule("GET", fault)
+            with contextlib.suppress(Unavailable, DeadlineExceeded, UsageError, ConfigError):
+                assert call() == right
+
+
+def read_middle(store: ObjectStore | FsspecStore, key: str) -> bytearray:
+    buffer = bytearray(4800)
+    store.read_into(key, 100, memoryview(buffer))
+    return buffer
+
+
+@MAKERS
+def test_slow_transfer_that_flows_is_not_cut(make: StoreMaker, relay: Proxy, prefix: str) -> None:
+    data = pattern(100)
+    with direct(relay, prefix) as store:
+        store.write("k", [data])
+    with opened(make, relay, prefix, DEADLINE_SECONDS) as store:
+        relay.rule = every("GET", faults.slow(1, DEADLINE_SECONDS / 50))  # twice the deadline in all
+        assert store.read("k") == data
+
+
+@MAKERS
+@pytest.mark.parametrize("keep", [None, 0, 1000])
+def test_silent_transfer_is_cut(make: StoreMaker, keep: int | None, relay: Proxy, prefix: str) -> None:
+    with direct(relay, prefix) as store:
+        store.write("k", [pattern(5000)])
+    with opened(make, relay, prefix, DEADLINE_SECONDS) as store:
+        relay.rule = every("GET", faults.silent(keep))
+        with pytest.raises((DeadlineExceeded, Unavailable)):
+            store.read("k")
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+def test_overwrite_between_two_ranges_never_mixes(
+    heeded: bool, relay_of_any: Proxy, server: Endpoint, prefix: str
+) -> None:
+    old, new = pattern(LONG), pattern(LONG, 2)
+    relay = relay_of_any
+    if not heeded and server.kind == "ceph":
+        pytest.skip("Ceph refuses requests whose signed headers are missing")
+    with ObjectStore("other", f"s3://{BUCKET}/{prefix}", server.options()) as other:
+        other.write("k", [old])
+
+        def overwritten(exchange: Exchange) -> None:
+            other.write("k", [new])
+            (faults.passed_on if heeded else faults.unheard("if-match"))(exchange)
+
+        with opened(ObjectStore, relay, prefix) as store:
+            second = first("GET", overwritten)
+            relay.rule = lambda request: (
+                None if request.header("range").startswith("bytes=0-") else second(request)
+            )
+            assert store.read("k") == new
+    assert sum(request.method == "GET" for request in relay.seen) >= 4
+
+
+@MAKERS
+@some(WRITE_FAULTS)
+def test_write_is_done_or_a_typed_error(
+    make: StoreMaker, fault: Fault, relay_of_any: Proxy, prefix: str
+) -> None:
+    """Old or new, whole, whatever was said; and calling again makes it new."""
+    old, new = pattern(3000), pattern(5000, 2)
+    relay = relay_of_any
+    with direct(relay, prefix) as good:
+        good.write("k", [old])
+        with opened(make, relay, prefix, DEADLINE_SECONDS) as store:
+            relay.rule = every("PUT", fault)
+            with contextlib.suppress(Unavailable, DeadlineExceeded, Corrupt, ConfigError):
+                put_verified(store, "k", [new], len(new), digest(new))
+                assert good.read("k") == new
+        put_verified(good, "k", [new], len(new), digest(new))
+        assert good.read("k") == new
+    assert uploads(relay.target, prefix) == []
+
+
+@MAKERS
+def test_flipped_upload_is_never_taken_for_right(
+    make: StoreMaker, relay_of_any: Proxy, server: Endpoint, prefix: str
+) -> None:
+    data = pattern(5000)
+    relay = relay_of_any
+    with opened(make, relay, prefix) as store:
+        relay.rule = every("PUT", faults.flipped_request(100))
+        # Ceph compares the bytes with the signature; moto takes them, and reading back finds out.
+        with pytest.raises(Unavailable if server.kind == "ceph" else Corrupt):
+            put_verified(store, "k", [data], len(data), digest(data))
+        relay.rule = nothing
+        assert store.exists("k") == (server.kind == "moto")
+
+
+@MAKERS
+def test_create_whose_answer_is_lost_is_no_success(
+    make: StoreMaker, relay_of_any: Proxy, prefix: str
+) -> None:
+    # aiohttp, below s3fs, sends a PUT again when a kept connection breaks, and so meets its own object.
+    lost = (
+        (Unavailable, DeadlineExceeded) if make is ObjectStore else (Unavailable, DeadlineExceeded, Conflict)
+    )
+    with opened(make, relay_of_any, prefix) as store:
+        assert store.supports_conditional_create()
+        relay_of_any.rule = first("PUT", faults.lost_answer)
+        with pytest.raises(lost):
+            store.write("k", [b"mine"], if_absent=True)
+        with pytest.raises(Conflict):
+            store.write("k", [b"other"], if_absent=True)
+        assert store.read("k") == b"mine"
+
+
+@MAKERS
+def test_conditional_create_is_asked_for_once_and_leaves_nothing(
+    make: StoreMaker, relay: Proxy, prefix: str
+) -> None:
+    with opened(make, relay, prefix) as store:
+        store.write("a", [b"x"], if_absent=True)
+        assert [request.method for request in relay.seen].count("PUT") == 3
+        assert [info.key for info in store.list()] == ["a"]
+        store.write("b", [b"x"], if_absent=True)
+        assert [request.method for request in relay.seen].count("PUT") == 4
+
+
+@MAKERS
+def test_server_without_conditional_create_gets_no_corpus(
+    make: StoreMaker, relay: Proxy, prefix: str
+) -> None:
+    relay.rule = every("PUT", faults.unheard("if-none-match"))
+    driver = "obstore" if make is ObjectStore else "s3fs"
+    tier = open_tier(f"s3://{BUCKET}/{prefix}", "lake", options=relay.endpoint.options(driver=driver))
+    with contextlib.closing(tier):
+        assert not tier.store.inner.supports_conditional_create()  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match=r"ignores If-None-Match.*write through a server that has"):
+            small(tier)
+        assert objects(tier) == {}
+
+
+def test_probe_that_fails_is_asked_again(relay: Proxy, prefix: str) -> None:
+    with opened(ObjectStore, relay, prefix) as store:
+        relay.rule = every("PUT", faults.status(503))
+        with pytest.raises(Unavailable):
+            store.write("k", [b"x"], if_absent=True)
+        relay.rule = nothing
+        assert store.write("k", [b"x"], if_absent=True).nbytes == 1
+
+
+@pytest.mark.ceph
+@MAKERS
+def test_uploads_of_killed_writers_are_swept_when_old(
+    make: StoreMaker, ceph_endpoint: Endpoint, prefix: str
+) -> None:
+    options = ceph_endpoint.options()
+    client = ceph_endpoint.client()
+    for key in (f"{prefix}/web/shard", f"{prefix}/web-2/shard"):
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=bytes(5 << 20))
+    client.close()
+    with make("lake", f"s3://{BUCKET}/{prefix}", options) as store:
+        assert store.sweep() == store.sweep("web") == 0
+        assert store.abort_uploads("web", 3600) == 0
+        assert len(uploads(ceph_endpoint, prefix)) == 2
+        assert store.abort_uploads("web", 0) == 1
+        assert uploads(ceph_endpoint, prefix) == [f"{prefix}/web-2/shard"]
+        assert store.abort_uploads(older_than_seconds=0) == 1
+        assert list(store.list()) == []
+
+
+def test_sweep_that_is_not_allowed_stops_nobody(
+    relay: Proxy, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(ObjectStore, relay, prefix) as store:
+        relay.rule = lambda request: faults.status(403) if "uploads" in request.path else None
+        assert store.sweep("web") == 0
+        assert "unfinished uploads were not looked for" in caplog.text
+        with pytest.raises(TieringError):
+            store.abort_uploads("web")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> ssl.SSLContext:
+    """A server's side of TLS with a certificate that nobody vouches for."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+@MAKERS
+def test_certificate_of_nobody_is_refused_unless_loopback_is_told_otherwise(
+    make: StoreMaker, certificate: ssl.SSLContext, moto_endpoint: Endpoint, prefix: str
+) -> None:
+    with proxy(moto_endpoint, certificate) as relay:
+        with opened(make, relay, prefix) as store, pytest.raises(ConfigError, match="certificate of 127"):
+            store.write("k", [b"x"])
+        assert relay.seen == []
+        options = relay.endpoint.options(verify_tls=False)
+        with make("lake", f"s3://{BUCKET}/{prefix}", options) as store:
+            store.write("k", [b"x"], if_absent=True)
+            assert store.read("k") == b"x"
+            assert store.sweep() == 0
+
+
+# Whole moves.
+
+MOVE_READS = {**READ_FAULTS, "flipped": faults.flipped_answer(1000)}
+MOVE_READS_S3FS = ("truncated", "silent-in-mid-body", "flipped")
+MOVE_WRITES = tuple(name for name in WRITE_FAULTS if name != "flipped")
+MOVE_WRITES_S3FS = ("answer-lost", "storm")
+
+
+@contextlib.contextmanager
+def lake(endpoint: Endpoint, prefix: str, driver: str, deadline_seconds: float) -> Iterator[Tier]:
+    options = endpoint.options(driver=driver, deadline_seconds=deadline_seconds)
+    tier = open_tier(f"s3://{BUCKET}/{prefix}", "lake", options=options)
+    with contextlib.closing(tier):
+        yield tier
+
+
+def check_converges(source: Tier, target: Tier, good_source: Tier, good_target: Tier) -> None:
+    """A move that meets faults is done or fails with a type, never half published; the next one is done."""
+    corpus = open_corpus(good_source, "web")
+    with contextlib.suppress(TieringError):
+        plan_move(open_corpus(source, "web"), target).run(progress=False)
+    if catalog.versions(good_target.store, "web"):
+        assert verify(corpus, good_target).ok
+    plan_move(corpus, good_target).run(progress=False)
+    assert verify(corpus, good_target).ok
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [*(("obstore", name) for name in MOVE_READS), *(("s3fs", name) for name in MOVE_READS_S3FS)],
+)
+@pytest.mark.parametrize("times", [1, 1000])
+def test_move_to_file_converges(
+    driver: str, name: str, times: int, relay: Proxy, prefix: str, tmp_path: Path
+) -> None:
+    with (
+        lake(relay.target, prefix, driver, PATIENCE_SECONDS) as good,
+        lake(relay.endpoint, prefix, driver, DEADLINE_SECONDS) as source,
+    ):
+        small(good, rows=10)
+        disk = open_tier(tmp_path / "disk", "disk")
+        relay.rule = first("GET", MOVE_READS[name], times)
+        check_converges(source, disk, good, disk)
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [*(("obstore", name) for name in MOVE_WRITES), *(("s3fs", name) for name in MOVE_WRITES_S3FS)],
+)
+@pytest.mark.parametrize("after", [0, 4])
+def test_move_to_object_converges(
+    driver: str, name: str, after: int, relay: Proxy, prefix: str, tmp_path: Path
+) -> None:
+    """From the first write on, which is the claim, or from the first shard on."""
+    check_writing(relay, prefix, driver, after, WRITE_FAULTS[name], tmp_path)
+
+
+@pytest.mark.ceph
+@DRIVERS
+@pytest.mark.parametrize("after", [0, 4])
+def test_move_with_flipped_uploads_converges_where_the_server_checks(
+    driver: str, after: int, ceph_endpoint: Endpoint, prefix: str, tmp_path: Path
+) -> None:
+    with proxy(ceph_endpoint) as relay:
+        check_writing(relay, prefix, driver, after, faults.flipped_request(100), tmp_path)
+
+
+def check_writing(relay: Proxy, prefix: str, driver: str, after: int, fault: Fault, folder: Path) -> None:
+    disk = open_tier(folder / "disk", "disk")
+    small(disk, rows=10)
+    with (
+        lake(relay.target, prefix, driver, PATIENCE_SECONDS) as good,
+        lake(relay.endpoint, prefix, driver, DEADLINE_SECONDS) as target,
+    ):
+        skipped, faulty = first("PUT", faults.passed_on, after), every("PUT", fault)
+        relay.rule = lambda request: skipped(request) or faulty(request)
+        check_converges(disk, target, disk, good)
+    assert uploads(relay.target, prefix) == []
+
+
+def test_flipped_claim_on_a_server_that_does_not_check_names_the_object(
+    relay: Proxy, prefix: str, tmp_path: Path
+) -> None:
+    """The one case that a person has to mend: moto stores what it gets, a claim like anything else."""
+    disk = open_tier(tmp_path / "disk", "disk")
+    corpus = small(disk, rows=10)
+    with (
+        lake(relay.target, prefix, "obstore", PATIENCE_SECONDS) as good,
+        lake(relay.endpoint, prefix, "obstore", PATIENCE_SECONDS) as target,
+    ):
+        relay.rule = lambda request: faults.flipped_request(0) if "/claims/" in request.path else None
+        with contextlib.suppress(TieringError):
+            plan_move(corpus, target).run(progress=False)
+        with pytest.raises(FormatError, match="Delete this object") as caught:
+            plan_move(corpus, good).run(progress=False)
+        assert caught.value.key == "web/.tiering/claims/00000001.json"
+        assert catalog.versions(good.store, "web") == []
+
+
+def test_flipped_reads_of_every_object_publish_nothing(relay: Proxy, prefix: str, tmp_path: Path) -> None:
+    with lake(relay.endpoint, prefix, "obstore", PATIENCE_SECONDS) as source:
+        plan = plan_move(small(source), open_tier(tmp_path / "disk", "disk"))
+        relay.rule = every("GET", faults.flipped_answer(7))
+        with pytest.raises(TieringError):
+            plan.run(progress=False)
+    assert catalog.versions(open_tier(tmp_path / "disk", "disk").store, "web") == []
