@@ -7,6 +7,7 @@ and of the later ones none, all, or as many as a seed says.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import threading
@@ -20,6 +21,7 @@ Change = dict[str, "File | Folder | None"]
 
 RECORDED = ("open", "dup", "close", "write", "pwrite", "fsync", "fdatasync")
 RECORDED += ("link", "rename", "unlink", "mkdir", "rmdir")
+PAGE_BYTES = 4096
 POLICIES = ("nothing more", "all names", "some names")
 
 
@@ -53,6 +55,8 @@ class Recorder:
         self.root = root
         self.events: list[Callable[[Model], None]] = []
         self.start = snapshot(root)
+        self.direct_bytes = 0
+        """What went past the page cache, which is no more durable than the rest before a sync."""
         self._paths: dict[int, str] = {}
         self._lock = threading.RLock()
 
@@ -106,6 +110,8 @@ class Recorder:
     def _pwrite(self, count: int, fd: int, data: Any, offset: int) -> None:
         if (key := self._paths.get(fd)) is not None:
             piece = bytes(memoryview(data)[:count])
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                self.direct_bytes += count
             self._log(lambda model: model.put(key, piece, offset))
 
     def _fsync(self, _: None, fd: int) -> None:

@@ -89,7 +89,16 @@ class FileStore(Store):
         segments = _segments(key)
         if is_foreign(segments[-1]):
             raise UsageError("NFS calls removed files so", tier=self.name, key=key, hint="Use another name")
-        return self._retried(key, lambda: self._write(segments, key, buffers, if_absent=if_absent))
+
+        def write() -> ObjectInfo:
+            try:
+                return self._write(segments, key, buffers, if_absent=if_absent)
+            except (NotADirectoryError, IsADirectoryError) as error:
+                what = "an object" if error.errno == errno.ENOTDIR else "a folder"
+                hint = "A name is either an object's or a folder's"
+                raise UsageError(f"{what} is in the way", tier=self.name, key=key, hint=hint) from error
+
+        return self._retried(key, write)
 
     def delete(self, key: str) -> None:
         *parents, name = _segments(key)
@@ -227,6 +236,8 @@ class FileStore(Store):
                 if isinstance(error, FileExistsError):
                     raise Conflict("object exists already", tier=self.name, key=key) from None
                 raise
+        except IsADirectoryError:
+            raise
         except OSError as error:
             self._fail(error, key)  # not again: a stale handle here says nothing of the name
         try:
@@ -235,7 +246,7 @@ class FileStore(Store):
             self._fail(error, key)
 
     def _refuse_link(self, folder: int, name: str, key: str) -> bool:
-        """Whether `name` is there; raises where it is a symbolic link, or a folder of other keys."""
+        """Whether `name` is there; raises where it is a symbolic link."""
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         except FileNotFoundError:

@@ -50,10 +50,12 @@ class Tree:
             fd = os.open(
                 segments[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
             )
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EISDIR, "not a regular file", segments[-1])
-        return fd
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                stack.pop_all()
+                return fd
+        raise OSError(errno.EISDIR, "not a regular file", segments[-1])
 
     @contextlib.contextmanager
     def made_folder(self, segments: Sequence[str]) -> Iterator[int]:
