@@ -7,6 +7,7 @@ and of the later ones none, all, or as many as a seed says.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import threading
@@ -18,8 +19,9 @@ from typing import Any
 Change = dict[str, "File | Folder | None"]
 """New meaning of some names of one folder, at once; None takes a name away."""
 
-RECORDED = ("open", "close", "write", "posix_fallocate", "fsync", "fdatasync")
+RECORDED = ("open", "dup", "close", "write", "pwrite", "fsync", "fdatasync")
 RECORDED += ("link", "rename", "unlink", "mkdir", "rmdir")
+PAGE_BYTES = 4096
 POLICIES = ("nothing more", "all names", "some names")
 
 
@@ -53,6 +55,8 @@ class Recorder:
         self.root = root
         self.events: list[Callable[[Model], None]] = []
         self.start = snapshot(root)
+        self.direct_bytes = 0
+        """What went past the page cache, which is no more durable than the rest before a sync."""
         self._paths: dict[int, str] = {}
         self._lock = threading.RLock()
 
@@ -64,7 +68,7 @@ class Recorder:
         def call(*args: Any, **options: Any) -> Any:
             with self._lock:
                 result = real(*args, **options)
-                getattr(self, f"_{name}")(result, *args)
+                getattr(self, f"_{name}")(result, *args, **options)
                 return result
 
         return call
@@ -72,12 +76,18 @@ class Recorder:
     def _log(self, event: Callable[[Model], None]) -> None:
         self.events.append(event)
 
-    def _below(self, path: Any) -> str | None:
+    def _below(self, path: Any, folder: int | None = None) -> str | None:
+        """The key of a path, which may start at an open folder."""
         path = os.fspath(path)
+        if folder is not None:
+            base = self._paths.get(folder)
+            return None if base is None else os.path.normpath(f"{base}/{path}")
+        if path == str(self.root):
+            return "."
         return os.path.relpath(path, self.root) if str(path).startswith(f"{self.root}/") else None
 
-    def _open(self, fd: int, path: Any, flags: int, *_: Any) -> None:
-        key = "." if os.fspath(path) == str(self.root) else self._below(path)
+    def _open(self, fd: int, path: Any, flags: int, *_: Any, dir_fd: int | None = None) -> None:
+        key = self._below(path, dir_fd)
         if key is None:
             return
         self._paths[fd] = key
@@ -85,16 +95,24 @@ class Recorder:
             node = File()
             self._log(lambda model: model.change(key, model.new(node)))
 
+    def _dup(self, fd: int, of: int) -> None:
+        if of in self._paths:
+            self._paths[fd] = self._paths[of]
+
     def _close(self, _: None, fd: int) -> None:
         self._paths.pop(fd, None)
 
     def _write(self, count: int, fd: int, data: Any) -> None:
         if (key := self._paths.get(fd)) is not None:
             piece = bytes(memoryview(data)[:count])
-            self._log(lambda model: model.append(key, piece))
+            self._log(lambda model: model.put(key, piece, None))
 
-    def _posix_fallocate(self, *_: Any) -> None:
-        """Room alone is no content."""
+    def _pwrite(self, count: int, fd: int, data: Any, offset: int) -> None:
+        if (key := self._paths.get(fd)) is not None:
+            piece = bytes(memoryview(data)[:count])
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                self.direct_bytes += count
+            self._log(lambda model: model.put(key, piece, offset))
 
     def _fsync(self, _: None, fd: int) -> None:
         if (key := self._paths.get(fd)) is not None:
@@ -102,24 +120,27 @@ class Recorder:
 
     _fdatasync = _fsync
 
-    def _link(self, _: None, old: Any, new: Any, *__: Any) -> None:
-        source, target = self._below(old), self._below(new)
+    def _link(
+        self, _: None, old: Any, new: Any, *, src_dir_fd: int, dst_dir_fd: int, follow_symlinks: bool
+    ) -> None:
+        assert not follow_symlinks
+        source, target = self._below(old, src_dir_fd), self._below(new, dst_dir_fd)
         assert source
         assert target
         self._log(lambda model: model.change(target, model.node(source)))
 
-    def _rename(self, _: None, old: Any, new: Any, *__: Any) -> None:
-        source, target = self._below(old), self._below(new)
+    def _rename(self, _: None, old: Any, new: Any, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        source, target = self._below(old, src_dir_fd), self._below(new, dst_dir_fd)
         assert source
         assert target
         self._log(lambda model: model.rename(source, target))
 
-    def _unlink(self, _: None, path: Any, *__: Any) -> None:
-        if key := self._below(path):
+    def _unlink(self, _: None, path: Any, *__: Any, dir_fd: int | None = None) -> None:
+        if key := self._below(path, dir_fd):
             self._log(lambda model: model.change(key, None))
 
-    def _mkdir(self, _: None, path: Any, *__: Any) -> None:
-        if key := self._below(path):
+    def _mkdir(self, _: None, path: Any, *__: Any, dir_fd: int | None = None) -> None:
+        if key := self._below(path, dir_fd):
             node = Folder()
             self._log(lambda model: model.change(key, model.new(node)))
 
@@ -154,10 +175,13 @@ class Model:
         names: Change = {old.rpartition("/")[2]: None, new.rpartition("/")[2]: self.node(old)}
         self._folder_of(new).changes.append(names)
 
-    def append(self, key: str, piece: bytes) -> None:
+    def put(self, key: str, piece: bytes, offset: int | None) -> None:
+        """Write a piece, at the end where no offset is given; a gap before it is zeros."""
         file = self.node(key)
         assert isinstance(file, File)
-        file.volatile += piece
+        begin = len(file.volatile) if offset is None else offset
+        file.volatile.extend(bytes(max(0, begin - len(file.volatile))))
+        file.volatile[begin : begin + len(piece)] = piece
 
     def sync(self, key: str) -> None:
         node = self.node(key)

@@ -179,9 +179,9 @@ def test_sweep_beside_a_writer_takes_nothing_from_it(
     for call in ("fdatasync", "rename", "link"):
         real = getattr(os, call)
 
-        def swept_before(*arguments: Any, real: Any = real) -> Any:
+        def swept_before(*arguments: Any, real: Any = real, **options: Any) -> Any:
             assert FileStore("other", tmp_path).sweep() == 0
-            return real(*arguments)
+            return real(*arguments, **options)
 
         monkeypatch.setattr(os, call, swept_before)
     store = FileStore("file", tmp_path)

@@ -1,6 +1,6 @@
 """Kills this very process before its n-th change of the disk, counted over everything that changes one.
 
-Arming replaces functions of `os`, the engine's one positioned write, and the statements of SQLite: what the
+Arming replaces functions of `os`, the engine's positioned writes, and the statements of SQLite: what the
 file and the block tier use to change anything.
 """
 
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tiering.stores import block_index, block_medium
+from tiering.stores import block_index, block_medium, direct
 
 CALLS = ("write", "fsync", "fdatasync", "link", "unlink", "rename", "mkdir", "rmdir", "posix_fallocate")
 
@@ -47,16 +47,19 @@ class Tripwire:
 def arm(steps: int, torn: bool) -> None:
     """Let this process die before its change number `steps`, counted from 0."""
     wire = Tripwire(steps, torn)
-    write, put, opened, connect = os.write, block_medium._put, os.open, sqlite3.connect
+    write, opened, connect = os.write, os.open, sqlite3.connect
 
     def write_step(fd: int, data: Any) -> int:
         wire.step(lambda: write(fd, memoryview(data)[: len(data) // 2]))
         return write(fd, data)
 
-    def put_step(fd: int, offset: int, view: memoryview) -> None:
-        half = len(view) // 2 // block_medium.PAGE_BYTES * block_medium.PAGE_BYTES
-        wire.step(lambda: put(fd, offset, view[:half]))
-        put(fd, offset, view)
+    def stepping(put: Callable[[int, int, memoryview], None]) -> Callable[[int, int, memoryview], None]:
+        def put_step(fd: int, offset: int, view: memoryview) -> None:
+            half = len(view) // 2 // block_medium.PAGE_BYTES * block_medium.PAGE_BYTES
+            wire.step(lambda: put(fd, offset, view[:half]))
+            put(fd, offset, view)
+
+        return put_step
 
     def open_step(path: Any, flags: int, *args: Any, **options: Any) -> int:
         if flags & os.O_CREAT:
@@ -71,5 +74,6 @@ def arm(steps: int, torn: bool) -> None:
     for name in CALLS:
         setattr(os, name, wire.around(getattr(os, name)))
     os.write, os.open = write_step, open_step  # type: ignore[assignment]
-    block_medium._put = put_step
+    for module in (block_medium, direct):
+        module._put = stepping(module._put)
     block_index.sqlite3.connect = connect_step  # type: ignore[assignment]

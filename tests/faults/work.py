@@ -41,7 +41,7 @@ from tiering.jobs.run import run_jobs
 from tiering.jobs.spec import Job
 from tiering.layout import arrow
 from tiering.process import ProcessId
-from tiering.stores import block, file
+from tiering.stores import block, direct, file
 from tiering.stores.block import BlockStore
 
 __all__ = ["block", "file"]  # imported now, so that no child has to
@@ -283,7 +283,30 @@ def _check_arrays(found: dict[str, Any], seed: int, count: int) -> None:
         np.testing.assert_array_equal(found[name], values)
 
 
-def cut_power(folder: str, stride: int, again: str, job: str, facts: list[Any], *arguments: Any) -> list[str]:
+def cut_power_direct(*arguments: Any) -> list[str]:
+    """`cut_power` of a job that writes past the page cache all that is longer than a page."""
+    direct.WRITE_BYTES = power.PAGE_BYTES + 1  # type: ignore[misc]
+    direct.trial = lambda _device, _way: Always()
+    return cut_power(*arguments, least_direct_bytes=power.PAGE_BYTES)
+
+
+class Always(direct.Trial):
+    """Has always found direct I/O to be faster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verdict = True
+
+
+def cut_power(
+    folder: str,
+    stride: int,
+    again: str,
+    job: str,
+    facts: list[Any],
+    *arguments: Any,
+    least_direct_bytes: int = 0,
+) -> list[str]:
     """Record a job below ``folder/disk``, cut the power after its changes, and let the next run finish it.
 
     Only after every `stride`-th change and, whatever the stride, after the last.
@@ -298,6 +321,7 @@ def cut_power(folder: str, stride: int, again: str, job: str, facts: list[Any], 
     finally:
         for name, function in real.items():
             setattr(os, name, function)
+    assert recorder.direct_bytes >= least_direct_bytes
     found = []
     for cut in (*range(0, len(recorder.events), stride), len(recorder.events)):
         last = cut == len(recorder.events)

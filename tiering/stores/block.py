@@ -30,7 +30,7 @@ from tiering.stores.block_format import VolumeInfo, format_volume, index_path_of
 from tiering.stores.block_index import BlockIndex, Entry, span_of
 from tiering.stores.block_layout import DATA_START, FreeSpace, Superblock, check_extent, pack_header, survey
 from tiering.stores.block_medium import Medium, typed_errors
-from tiering.stores.pages import PAGE_BYTES
+from tiering.stores.pages import PAGE_BYTES, uninitialised_bytes
 
 __all__ = ["BlockStore", "Problem", "VolumeInfo", "format_volume"]
 
@@ -96,7 +96,7 @@ class BlockStore(Store):
 
     def read(self, key: str) -> bytearray:
         with self._typed(key), self._pinned(key) as entry:  # one pin: an overwrite must not mix two objects
-            buffer = bytearray(entry.nbytes)
+            buffer = uninitialised_bytes(entry.nbytes)
             self._read_entry(entry, 0, memoryview(buffer))
             return buffer
 

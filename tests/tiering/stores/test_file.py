@@ -1,0 +1,433 @@
+"""The file tier: rights, links, unfinished writes of others, and a disk or server that fails."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiering.corpora import dead, python
+from tiering import process
+from tiering.errors import CapacityExceeded, Conflict, NotFound, TieringError, Unavailable, UsageError
+from tiering.stores import file, file_temp, file_tree
+from tiering.stores.file import FileStore
+
+BIG = 9 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore("file", tmp_path / "root")
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system whose locks may not reach other machines."""
+    monkeypatch.setattr(file_temp, "locks_are_believed", lambda _fd: False)
+
+
+def temps(store: FileStore) -> list[Path]:
+    return sorted(store.root.rglob(".tmp-*"))
+
+
+def failing(number: int, times: int = 1 << 30) -> Callable[..., Any]:
+    """A call of the system that fails, the first `times` times."""
+
+    def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
+        left = [times]
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if left[0]:
+                left[0] -= 1
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **options)
+
+        return call
+
+    return wrap
+
+
+# Rights and links
+
+
+def test_write_makes_folders_and_files_for_this_user_alone(store: FileStore) -> None:
+    before = os.umask(0)
+    try:
+        store.write("a/b/k", [b"x"])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (store.root, *store.root.rglob("*"))}
+    assert modes == {"root": 0o700, "a": 0o700, "b": 0o700, "k": 0o600}
+
+
+def calls(key: str) -> list[Callable[[FileStore], object]]:
+    return [
+        lambda store: store.read(key),
+        lambda store: store.read_into(key, 0, memoryview(bytearray(1))),
+        lambda store: store.stat(key),
+        lambda store: store.locate(key),
+        lambda store: store.write(key, [b"new"]),
+        lambda store: store.write(key, [b"new"], if_absent=True),
+        lambda store: store.delete(key),
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("key", ["link", "folder/k", "a/inner/k", "dangling"])
+def test_symbolic_link_below_the_root_is_refused(
+    store: FileStore, tmp_path: Path, number: int, key: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "k").write_bytes(b"secret")
+    store.write("a/k", [b"x"])
+    for link, target in {"link": "k", "folder": ".", "a/inner": ".", "dangling": "none"}.items():
+        (store.root / link).symlink_to(outside / target)
+    with pytest.raises(UsageError, match="symbolic link") as caught:
+        calls(key)[number](store)
+    assert (caught.value.tier, caught.value.key) == ("file", key)
+    assert [path.name for path in outside.iterdir()] == ["k"]
+    assert (outside / "k").read_bytes() == b"secret"
+
+
+def test_list_and_sweep_neither_show_nor_follow_links(store: FileStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "k").write_bytes(b"secret")
+    (outside / f".tmp-{secrets.token_hex(8)}").write_bytes(b"theirs")
+    store.write("a/k", [b"x"])
+    (store.root / "link").symlink_to(outside / "k")
+    (store.root / "folder").symlink_to(outside)
+    assert [info.key for info in store.list()] == ["a/k"]
+    assert list(store.children()) == ["a"]
+    for call in (lambda: list(store.list("folder")), lambda: store.children("folder")):
+        with pytest.raises(UsageError):
+            call()
+    with pytest.raises(UsageError):
+        store.sweep("folder")
+    assert store.sweep() == 0
+    assert len(list(outside.iterdir())) == 2
+
+
+def test_folder_that_becomes_a_link_during_a_call_leads_nowhere(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    (outside / "b" / "k").write_bytes(b"secret")
+    store.write("a/b/k", [b"mine"])
+    opened = os.open
+
+    def open_and_swap(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == "b":
+            monkeypatch.setattr(os, "open", opened)
+            (store.root / "a").rename(store.root / "moved")
+            (store.root / "a").symlink_to(outside)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_and_swap)
+    assert store.read("a/b/k") == b"mine"
+
+
+def test_root_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    store = FileStore("file", tmp_path / "link")
+    store.write("a/k", [b"x"])
+    assert store.read("a/k") == b"x"
+    assert store.locate("a/k").path.read_bytes() == b"x"
+    store.delete("a/k")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_fifo_and_names_that_nfs_keeps_are_no_objects(store: FileStore) -> None:
+    store.write("a/k", [b"x"])
+    silly = f".nfs{secrets.token_hex(12)}"
+    (store.root / "a" / silly).write_bytes(b"removed while open")
+    os.mkfifo(store.root / "pipe")
+    assert [info.key for info in store.list("a")] == ["a/k"]
+    assert list(store.children("a")) == ["k"]
+    with pytest.raises(NotFound):
+        store.read("pipe")
+    with pytest.raises(UsageError):
+        store.write(f"a/{silly}", [b"x"])
+
+
+def test_object_in_the_way_of_a_folder_is_kept(store: FileStore) -> None:
+    store.write("a", [b"x"])
+    with pytest.raises(UsageError, match="in the way"):
+        store.write("a/k", [b"y"])
+    store.write("b/k", [b"y"])
+    with pytest.raises(UsageError, match="in the way"):
+        store.write("b", [b"x"])
+    assert (store.read("a"), store.read("b/k")) == (b"x", b"y")
+    assert temps(store) == []
+
+
+# Unfinished writes
+
+
+def owned(owner: process.ProcessId) -> str:
+    return f".tmp-{owner.text().replace('/', '~')}~{secrets.token_hex(8)}"
+
+
+def leave(store: FileStore, name: str) -> Path:
+    store.write("a/k", [b"x"])
+    path = store.root / "a" / name
+    path.write_bytes(b"half")
+    return path
+
+
+@pytest.mark.usefixtures("far")
+def test_sweep_where_locks_are_not_believed_takes_only_what_is_proven_dead(store: FileStore) -> None:
+    here = process.current()
+    elsewhere = replace(dead(), machine="another-boot-4026531836")
+    kept = [leave(store, owned(owner)) for owner in (here, elsewhere)]
+    kept.append(leave(store, f".tmp-{secrets.token_hex(8)}"))
+    for owner in (dead(), replace(here, started=1)):
+        leave(store, owned(owner))
+    assert store.sweep() == 2
+    assert temps(store) == sorted(kept)
+
+
+def test_sweep_where_locks_are_believed_also_spares_owners_of_other_machines(store: FileStore) -> None:
+    other = leave(store, owned(replace(dead(), machine="another-boot-4026531836")))
+    leave(store, owned(dead()))
+    leave(store, f".tmp-{secrets.token_hex(8)}")
+    assert store.sweep() == 2
+    assert temps(store) == [other]
+
+
+@pytest.mark.usefixtures("far")
+def test_sweep_beside_a_writer_without_locks_takes_nothing_from_it(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for call in ("fdatasync", "rename"):
+        real = getattr(os, call)
+
+        def swept_before(*arguments: Any, real: Any = real, **options: Any) -> Any:
+            seen.append(temps(store)[0].name)
+            assert FileStore("other", store.root).sweep() == 0
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, call, swept_before)
+    store.write("a/b", [b"bytes"])
+    assert store.read("a/b") == b"bytes"
+    assert process.current().text().replace("/", "~") in seen[0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tiering.stores import file_temp
+from tiering.stores.file import FileStore
+file_temp.locks_are_believed = lambda fd: False
+os.fdatasync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+FileStore("file", Path(sys.argv[1])).write("a/k", [b"half"])
+"""
+
+
+@pytest.mark.usefixtures("far")
+def test_sweep_without_locks_takes_what_a_killed_process_left(store: FileStore) -> None:
+    with python(KILLED, store.root) as child:
+        child.wait(60)
+    assert len(temps(store)) == 1
+    assert store.sweep() == 1
+    assert temps(store) == []
+
+
+def test_locks_are_believed_on_local_file_systems_alone(tmp_path: Path) -> None:
+    found = {}
+    for place in (tmp_path, Path("/proc/self"), Path("/sys")):
+        fd = os.open(place, os.O_PATH)
+        found[place] = file_temp.locks_are_believed(fd)
+        os.close(fd)
+    kind = subprocess.check_output(["stat", "-f", "-c", "%t", tmp_path], text=True)
+    assert found[tmp_path] == (int(kind, 16) in file_temp._ONE_KERNEL)
+    assert not found[Path("/proc/self")]
+    assert not found[Path("/sys")]
+
+
+# Disks and servers that fail
+
+
+@pytest.mark.parametrize("nbytes", [9, BIG])
+@pytest.mark.parametrize("call", ["open", "dup", "write", "fdatasync", "rename", "link", "close"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE])
+def test_write_that_fails_leaves_the_old_object_and_nothing_else(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str, number: int, nbytes: int
+) -> None:
+    store.write("old", [b"old"])
+    key, if_absent = ("new", True) if call == "link" else ("old", False)
+    names = ["write", "pwrite"] if call == "write" else [call]
+    with monkeypatch.context() as patched:
+        for name in names:
+            real = getattr(os, name)
+            wrapped = failing(number)(real)
+
+            def one(*a: Any, real: Any = real, wrapped: Any = wrapped, name: str = name, **o: Any) -> Any:
+                if name == "open" and not a[1] & os.O_CREAT:
+                    return real(*a, **o)
+                if name == "close":
+                    writable = Path(f"/proc/self/fd/{a[0]}").readlink().name.startswith(".tmp-")
+                    real(*a)
+                    return wrapped() if writable else None
+                return wrapped(*a, **o)
+
+            patched.setattr(os, name, one)
+        with pytest.raises(TieringError) as caught:
+            store.write(key, [bytes(nbytes)], if_absent=if_absent)
+    assert type(caught.value) is (CapacityExceeded if number == errno.ENOSPC else Unavailable)
+    assert caught.value.tier == "file"
+    assert ("ulimit -n" in str(caught.value)) == (number == errno.EMFILE)
+    assert [info.key for info in store.list()] == ["old"]
+    assert store.read("old") == b"old"
+    assert temps(store) == []
+    store.write(key, [b"again"])
+    assert store.read(key) == b"again"
+
+
+@pytest.mark.parametrize("nbytes", [9, BIG])
+def test_sync_that_failed_is_not_tried_again_on_the_same_file(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    synced = []
+
+    def sync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(Unavailable):
+        store.write("k", [bytes(nbytes)])
+    assert len(synced) == 1
+    with (store.root / "holds the inode's number").open("wb"):
+        store.write("k", [bytes(nbytes)])
+    assert len(synced) == 2
+
+
+def test_full_disk_is_told_before_a_byte_is_written(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: Any) -> int:
+        pytest.fail("bytes were written")
+
+    stats = os.statvfs(store.root.parent)
+    for call in ("write", "pwrite"):
+        monkeypatch.setattr(os, call, write)
+
+    monkeypatch.setattr(file, "total_bytes", lambda _buffers: stats.f_blocks * stats.f_frsize * 2)
+    with pytest.raises(CapacityExceeded):
+        store.write("k", [b"x"])
+    assert list(store.root.iterdir()) == []
+
+
+def test_file_system_that_cannot_preallocate_is_written_to(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class Libc:
+        @staticmethod
+        def fallocate(*arguments: Any) -> int:
+            tried.append(arguments)
+            ctypes.set_errno(errno.EINTR if len(tried) == 1 else errno.EOPNOTSUPP)
+            return -1
+
+    monkeypatch.setattr(file, "_LIBC", Libc)
+    store.write("k", [b"bytes"])
+    assert store.read("k") == b"bytes"
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "if_absent"), [("link", FileExistsError, True), ("rename", FileNotFoundError, False)]
+)
+def test_answer_that_was_lost_is_known_for_success(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str, error: type[OSError], if_absent: bool
+) -> None:
+    real = getattr(os, call)
+
+    def lost(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        number = errno.EEXIST if error is FileExistsError else errno.ENOENT
+        raise error(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, lost)
+        store.write("k", [b"mine"], if_absent=if_absent)
+    assert store.read("k") == b"mine"
+    with pytest.raises(Conflict):
+        store.write("k", [b"later"], if_absent=True)
+    assert temps(store) == []
+
+
+def test_link_that_another_won_is_a_conflict(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def overtaken(*arguments: Any, **options: Any) -> None:
+        (store.root / "k").write_bytes(b"theirs")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    with pytest.raises(Conflict):
+        store.write("k", [b"mine"], if_absent=True)
+    assert store.read("k") == b"theirs"
+    assert temps(store) == []
+
+
+READS: list[Callable[[FileStore], object]] = [
+    lambda store: store.read("a/k"),
+    lambda store: store.stat("a/k"),
+    lambda store: list(store.list("a")),
+]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_stale_handle_is_opened_again_a_few_times(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store.write("a/k", [b"bytes"])
+    expected = READS[number](store)
+    for times in (1, 3, 1 << 30):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", failing(errno.ESTALE, times)(os.fstat))
+            patched.setattr(file_tree, "_names", failing(errno.ESTALE, times)(file_tree._names))
+            if times < 4:
+                assert READS[number](store) == expected
+            else:
+                with pytest.raises(Unavailable):
+                    READS[number](store)
+
+
+def test_write_begins_anew_after_a_stale_handle_but_not_once_its_name_may_be_given(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", failing(errno.ESTALE, times=2)(os.fdatasync))
+        store.write("k", [b"bytes"], if_absent=True)
+    assert store.read("k") == b"bytes"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", failing(errno.ESTALE, times=1)(os.link))
+        with pytest.raises(Unavailable):
+            store.write("other", [b"bytes"], if_absent=True)
+    assert [info.key for info in store.list()] == ["k"]
+    assert temps(store) == []
+
+
+def test_free_bytes_is_what_this_user_may_use(store: FileStore) -> None:
+    stats = os.statvfs(store.root.parent)
+    free = store.free_bytes()
+    assert free is not None
+    assert abs(free - stats.f_bavail * stats.f_frsize) < 1 << 33  # others write, too
+    assert free <= stats.f_blocks * stats.f_frsize

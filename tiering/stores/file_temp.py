@@ -1,0 +1,107 @@
+"""Names and locks of unfinished writes, so that those of dead writers, and no others, can be swept.
+
+Invariant: a temporary file is swept only when its writer is proven dead. On a file system that one kernel
+alone manages the proof is its lock, which the kernel frees when a process ends. Elsewhere (NFS, SMB, FUSE,
+Lustre and all that is not known) a lock may reach no further than the machine that took it, so it is not
+believed: there the name says who writes, and only a process of this boot and pid namespace can be seen to
+have ended. What a crash of another machine leaves there stays until somebody who knows deletes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+from functools import lru_cache
+from typing import Final
+
+from tiering import process
+from tiering.keys import TEMP_PREFIX
+from tiering.process import ProcessId
+
+_ONE_KERNEL: Final = {
+    0xEF53: "ext2, ext3, ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0x01021994: "tmpfs",
+    0x858458F6: "ramfs",
+    0xF2F52010: "f2fs",
+    0x2FC12FC1: "zfs",
+    0xCA451A4E: "bcachefs",
+    0x794C7630: "overlayfs",
+}
+"""Types of file systems (statfs(2)) whose flock every process that can write there respects."""
+
+_STATFS_BYTES: Final = 256  # more than any machine's struct, which begins with the type
+_SEPARATOR: Final = "~"
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def locks_are_believed(fd: int) -> bool:
+    """Whether a flock on the file system of an open file is seen by everybody who can write there."""
+    found = ctypes.create_string_buffer(_STATFS_BYTES)
+    failed = _LIBC.fstatfs(fd, found)
+    return not failed and ctypes.c_ulong.from_buffer(found).value in _ONE_KERNEL
+
+
+def new_name(*, believed: bool) -> str:
+    """A name for an unfinished write of this process."""
+    owner = "" if believed else _owner(os.getpid()) + _SEPARATOR
+    return f"{TEMP_PREFIX}{owner}{secrets.token_hex(8)}"
+
+
+def create(folder: int, name: str, *, believed: bool) -> int | None:
+    """Create a file, locked where that says something; None if it or its folder was removed by then."""
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    try:
+        if not believed:
+            return fd
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def sweep(folder: int, name: str) -> bool:
+    """Remove a temporary file whose writer is dead; whether it did."""
+    owner = _owner_of(name)
+    if owner and not owner.is_dead():
+        return False
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:  # published, or removed by its writer
+        return False
+    try:
+        if locks_are_believed(fd):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif not owner:
+            return False
+        os.unlink(name, dir_fd=folder)
+    except OSError:  # locked: its writer lives
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@lru_cache(maxsize=1)
+def _owner(_pid: int) -> str:
+    """Who this process is, found out once for it and once for each child."""
+    return process.current().text().replace("/", _SEPARATOR)
+
+
+def _owner_of(name: str) -> ProcessId | None:
+    with contextlib.suppress(ValueError):
+        return ProcessId.parse(
+            name.removeprefix(TEMP_PREFIX).rpartition(_SEPARATOR)[0].replace(_SEPARATOR, "/")
+        )
+    return None
