@@ -256,7 +256,7 @@ class BlockIndex:
     def _entries(self, where: str, *values: str) -> list[Entry]:
         columns = "key, offset, nbytes, generation, digest, damaged, crc"
         rows = self._db.execute(f"SELECT {columns} FROM extents {where}", values)  # noqa: S608 - literals only
-        return [Entry(*row[:5], damaged=bool(row[5])) for row in map(_checked, rows.fetchall())]
+        return list(map(_entry, rows.fetchall()))
 
     @staticmethod
     def _insert(db: sqlite3.Connection, entry: Entry) -> None:
@@ -315,6 +315,11 @@ def _text(raw: bytes) -> str:
 def _commits(db: sqlite3.Connection) -> int:
     row = db.execute("SELECT value FROM meta WHERE name = 'commits'").fetchone()
     return int(row[0]) if row and row[0].isdecimal() else 0  # a damaged one is older than anything
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    key, offset, nbytes, generation, digest, damaged = _checked(row)
+    return Entry(key, offset, nbytes, generation, digest, bool(damaged))
 
 
 def _with_crc(row: tuple[Any, ...]) -> tuple[Any, ...]:
