@@ -10,15 +10,16 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from tiering.errors import Conflict, NotFound, UsageError
 from tiering.stores.block_index import BlockIndex, sync_folder
-from tiering.stores.block_layout import DATA_START, MIN_BYTES, VOLUME_MAGIC, FreeSpace, Superblock
+from tiering.stores.block_layout import DATA_START, MIN_BYTES, VOLUME_MAGIC, Superblock
 from tiering.stores.block_medium import BOUNCE_BYTES, Medium, typed_errors
+from tiering.stores.block_space import FreeSpace
 from tiering.stores.pages import PAGE_BYTES
 
 _ZEROS: Final = bytes(BOUNCE_BYTES)
@@ -46,6 +47,18 @@ class VolumeInfo:
     free_bytes: int
     objects: int
     largest_free_bytes: int
+    free_extents: int
+    """Into how many runs the free bytes are cut."""
+
+    fragmentation: float
+    """Share of the free bytes that lies outside of the longest run, 0 to 1."""
+
+    retired_bytes: int
+    """Out of use for good: the medium refused to write there."""
+
+    sector_bytes: int | None
+    """Logical sector size of a device; None for an image."""
+
     direct: bool
     """Whether reads and writes go past the page cache."""
 
@@ -86,6 +99,44 @@ def format_volume(
             return info
 
 
+def enlarge(medium: Medium, superblock: Superblock, nbytes: int | None, *, force: bool) -> Superblock:
+    """Make the volume `nbytes` large, None for all of a device; returns its new superblock, which is durable.
+
+    The room comes first and the superblock last: whenever the power fails, it has one size or the other.
+
+    Raises:
+        UsageError: smaller than it is, or larger than the device. Conflict: the new room holds something.
+        CapacityExceeded: no room for the image; it is as it was.
+    """
+    path, old_bytes = medium.path, superblock.nbytes
+    available_bytes = medium.measure()
+    size = _usable_bytes(path, available_bytes if nbytes is None else nbytes)
+    if size < old_bytes:
+        hint = "Move its objects to a smaller volume instead"
+        raise UsageError(f"{path} has {old_bytes} bytes and cannot shrink to {size}", hint=hint)
+    if medium.is_device and size > available_bytes:
+        raise UsageError(
+            f"{path} has {available_bytes} bytes, not {size}", hint="Give a smaller size or none"
+        )
+    if size == old_bytes:
+        return superblock
+    if not force and (content := _content(path, old_bytes, min(size, available_bytes))):
+        raise Conflict(f"behind the volume {path} holds {content}", hint="Give --force to erase it")
+    if medium.is_device:
+        _wipe_ends(path, old_bytes, size)
+    else:
+        try:
+            medium.resize(size)
+            _zero(medium, old_bytes, size)
+            medium.flush()
+        except OSError:
+            medium.resize(available_bytes)
+            raise
+    larger = replace(superblock, nbytes=size)
+    larger.write(medium)
+    return larger
+
+
 def volume_info(medium: Medium, superblock: Superblock, space: FreeSpace, objects: int) -> VolumeInfo:
     """What a caller is told of a volume."""
     return VolumeInfo(
@@ -96,6 +147,10 @@ def volume_info(medium: Medium, superblock: Superblock, space: FreeSpace, object
         free_bytes=space.nbytes,
         objects=objects,
         largest_free_bytes=space.largest_bytes,
+        free_extents=space.runs,
+        fragmentation=round(space.fragmentation, 4),
+        retired_bytes=sum(length for _, length in superblock.retired),
+        sector_bytes=medium.sector_bytes,
         direct=medium.direct,
     )
 
@@ -113,16 +168,15 @@ def _format(medium: Medium, nbytes: int | None, index_path: Path, *, force: bool
     size = _usable_bytes(path, medium.nbytes if nbytes is None else nbytes)
     if medium.is_device and size > medium.nbytes:
         raise UsageError(f"{path} has {medium.nbytes} bytes, not {size}", hint="Give a smaller size or none")
-    if not force and (content := _content(path, medium.nbytes)):
+    if not force and (content := _content(path, 0, medium.nbytes)):
         hint = "Choose another, or give --force to erase it"
         raise Conflict(f"{path} holds {content}", hint=hint)
     with contextlib.closing(BlockIndex.open(index_path)) as index:
         if medium.is_device:
-            _wipe_ends(path, medium.nbytes)
+            _wipe_ends(path, 0, medium.nbytes)
         else:
             medium.resize(size)
-            for offset in range(0, size, BOUNCE_BYTES):
-                medium.write(offset, [memoryview(_ZEROS)[: size - offset]])
+            _zero(medium, 0, size)
         superblock = Superblock(uuid4(), size, 0, secrets.token_bytes(16))
         superblock.write(medium)
         if not medium.is_device:
@@ -137,17 +191,23 @@ def _usable_bytes(path: Path, nbytes: int) -> int:
     return nbytes // PAGE_BYTES * PAGE_BYTES
 
 
-def _ends(nbytes: int) -> Iterator[tuple[int, int]]:
+def _zero(medium: Medium, start: int, stop: int) -> None:
+    for offset in range(start, stop, BOUNCE_BYTES):
+        medium.write(offset, [memoryview(_ZEROS)[: stop - offset]])
+
+
+def _ends(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Where signatures lie, as (offset, length); the end of a device may lie within a page."""
-    head_bytes = min(nbytes, _SIGNATURE_BYTES)
-    yield 0, head_bytes
-    yield max(head_bytes, nbytes - _SIGNATURE_BYTES), min(_SIGNATURE_BYTES, nbytes - head_bytes)
+    head_stop = min(stop, start + _SIGNATURE_BYTES)
+    yield start, head_stop - start
+    tail_start = max(head_stop, stop - _SIGNATURE_BYTES)
+    yield tail_start, stop - tail_start
 
 
-def _content(path: Path, nbytes: int) -> str | None:
-    """What a device or file seems to hold; None when both its ends are zero."""
+def _content(path: Path, start: int, stop: int) -> str | None:
+    """What ``[start, stop)`` of a device or file seems to hold; None when both its ends are zero."""
     with path.open("rb") as file:
-        for offset, length in _ends(nbytes):
+        for offset, length in _ends(start, stop):
             data = os.pread(file.fileno(), length, offset)
             for at, magic, what in _SIGNATURES if offset == 0 else ():
                 if data[at : at + len(magic)] == magic:
@@ -157,8 +217,8 @@ def _content(path: Path, nbytes: int) -> str | None:
     return None
 
 
-def _wipe_ends(path: Path, nbytes: int) -> None:
+def _wipe_ends(path: Path, start: int, stop: int) -> None:
     with path.open("r+b", buffering=0) as file:
-        for offset, length in _ends(nbytes):
+        for offset, length in _ends(start, stop):
             os.pwrite(file.fileno(), bytes(length), offset)
         os.fsync(file.fileno())

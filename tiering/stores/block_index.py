@@ -2,7 +2,8 @@
 
 Invariant: every page of the volume that would pass for an object's header is named here, in `extents` (it
 counts) or in `doomed` (it must be zeroed before its space is free). So a header is doomed before it is
-written and when it stops counting. The database holds nothing that a scan of the volume does not give back.
+written and when it stops counting. The database holds nothing that a scan of the volume does not give back,
+and every row carries a CRC32C, for SQLite has none: a flipped bit must not become a wrong offset.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
+from tiering.digest import crc32c
 from tiering.errors import FormatError, Locked, UnsupportedVersion, UsageError
 from tiering.stores.pages import PAGE_BYTES, round_up
 
 _APPLICATION_ID: Final = 0x43545842  # "CTXB", in the header of the database file
 _VERSION: Final = 1
-_SCHEMA: Final = (
+_TABLES: Final = [
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE extents (key TEXT PRIMARY KEY, offset INTEGER NOT NULL UNIQUE, nbytes INTEGER NOT NULL,"
-    " generation INTEGER NOT NULL, digest TEXT NOT NULL, damaged INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE doomed (offset INTEGER PRIMARY KEY, span INTEGER NOT NULL)",
+    "CREATE TABLE extents (key TEXT PRIMARY KEY, offset INTEGER NOT NULL, nbytes INTEGER NOT NULL,"
+    " generation INTEGER NOT NULL, digest TEXT NOT NULL, damaged INTEGER NOT NULL, crc INTEGER NOT NULL)"
+    " WITHOUT ROWID",
+    "CREATE TABLE doomed (offset INTEGER PRIMARY KEY, span INTEGER NOT NULL, intended INTEGER NOT NULL,"
+    " crc INTEGER NOT NULL)",
+]
+_SCHEMA: Final = (
+    *_TABLES,
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_VERSION}",
 )
@@ -54,6 +61,16 @@ class Entry:
         return span_of(self.nbytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """An extent whose header must be zeroed before its space is free."""
+
+    offset: int
+    span: int
+    intended: bool = False
+    """It was being written: where it is whole, nobody knows whether its writer was told so."""
+
+
 def span_of(nbytes: int) -> int:
     """Bytes of the volume that an object of `nbytes` takes."""
     return PAGE_BYTES + round_up(nbytes)
@@ -66,6 +83,9 @@ class BlockIndex:
         self._connection: sqlite3.Connection | None = connection
         self.broken = False
         """A commit failed in a way that leaves its outcome unknown until the database is opened again."""
+
+        self.commits = 0
+        """Durable transactions in the life of this database: an earlier state of it has fewer."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -103,6 +123,7 @@ class BlockIndex:
         The caller holds the volume's shared lock, so no writer changes the database meanwhile.
         """
         memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        memory.text_factory = _text
         # A database in WAL mode opens without write access only when it is declared unchanging.
         mode = "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
         with contextlib.suppress(sqlite3.Error):
@@ -113,10 +134,11 @@ class BlockIndex:
                     and _pragma(disk, "user_version") == _VERSION
                 ):
                     disk.backup(memory)
-        index = cls(memory)
         if _pragma(memory, "application_id") != _APPLICATION_ID:
             for statement in _SCHEMA:
                 memory.execute(statement)
+        index = cls(memory)
+        index.commits = _commits(memory)
         return index
 
     def get(self, key: str) -> Entry | None:
@@ -131,9 +153,10 @@ class BlockIndex:
             "WHERE key > ? AND key < ? ORDER BY key", f"{prefix}/", f"{prefix}0"
         )  # "0" follows "/"
 
-    def doomed(self) -> list[tuple[int, int]]:
-        """Offset and span of every extent whose header must be zeroed."""
-        return self._db.execute("SELECT offset, span FROM doomed ORDER BY offset").fetchall()
+    def doomed(self) -> list[Doomed]:
+        """Every extent whose header must be zeroed."""
+        rows = self._db.execute("SELECT offset, span, intended, crc FROM doomed ORDER BY offset")
+        return [Doomed(offset, span, bool(new)) for offset, span, new in map(_checked, rows.fetchall())]
 
     def count(self) -> int:
         """How many objects there are."""
@@ -154,7 +177,7 @@ class BlockIndex:
     def intend(self, offset: int, span: int) -> None:
         """Doom the extent that is about to be written: until it is published it must not count."""
         with self._transaction() as db:
-            db.execute("INSERT INTO doomed VALUES (?, ?)", (offset, span))
+            self._doom(db, Doomed(offset, span, intended=True))
 
     def publish(self, entry: Entry, old: Entry | None) -> None:
         """Let `entry` count and doom the `old` one of its key."""
@@ -162,14 +185,14 @@ class BlockIndex:
             db.execute("DELETE FROM doomed WHERE offset = ?", (entry.offset,))
             if old:
                 db.execute("DELETE FROM extents WHERE key = ?", (old.key,))
-                db.execute("INSERT INTO doomed VALUES (?, ?)", (old.offset, old.span))
+                self._doom(db, Doomed(old.offset, old.span))
             self._insert(db, entry)
 
     def withdraw(self, entry: Entry) -> None:
         """Doom `entry`."""
         with self._transaction() as db:
             db.execute("DELETE FROM extents WHERE key = ?", (entry.key,))
-            db.execute("INSERT INTO doomed VALUES (?, ?)", (entry.offset, entry.span))
+            self._doom(db, Doomed(entry.offset, entry.span))
 
     def buried(self, offset: int) -> None:
         """The header at `offset` is durably zero: its space is free."""
@@ -183,9 +206,8 @@ class BlockIndex:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of two literals
             for entry in entries:
                 self._insert(db, entry)
-            db.executemany(
-                "INSERT INTO doomed VALUES (?, ?)", [(entry.offset, entry.span) for entry in doomed]
-            )
+            for entry in doomed:
+                self._doom(db, Doomed(entry.offset, entry.span))
             self._set_tokens(db, token, None)
 
     def close(self) -> None:
@@ -197,12 +219,15 @@ class BlockIndex:
     @classmethod
     def _open(cls, path: Path) -> Self:
         connection = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None)
+        connection.text_factory = _text
         try:
             _prepare(connection, path)
+            index = cls(connection)
+            index.commits = _commits(connection)
         except BaseException:
             connection.close()
             raise
-        return cls(connection)
+        return index
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -216,7 +241,9 @@ class BlockIndex:
         try:
             db.execute("BEGIN IMMEDIATE")
             yield db
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (str(self.commits + 1),))
             db.execute("COMMIT")
+            self.commits += 1
         except BaseException as error:
             # A full disk leaves no commit record. Any other failure may have left one that the next opening
             # replays, so until then nothing on the volume may change that such a record relies on.
@@ -227,13 +254,17 @@ class BlockIndex:
             raise
 
     def _entries(self, where: str, *values: str) -> list[Entry]:
-        columns = "key, offset, nbytes, generation, digest, damaged"
+        columns = "key, offset, nbytes, generation, digest, damaged, crc"
         rows = self._db.execute(f"SELECT {columns} FROM extents {where}", values)  # noqa: S608 - literals only
-        return [Entry(*row) for row in rows.fetchall()]
+        return list(map(_entry, rows.fetchall()))
 
     @staticmethod
     def _insert(db: sqlite3.Connection, entry: Entry) -> None:
-        db.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?, ?)", astuple(entry))
+        db.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?, ?, ?)", _with_crc(astuple(entry)))
+
+    @staticmethod
+    def _doom(db: sqlite3.Connection, doomed: Doomed) -> None:
+        db.execute("INSERT INTO doomed VALUES (?, ?, ?, ?)", _with_crc(astuple(doomed)))
 
     @staticmethod
     def _set_tokens(db: sqlite3.Connection, token: str, following: str | None) -> None:
@@ -271,10 +302,42 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         raise UnsupportedVersion(f"index {path} has version {version}, not {_VERSION}", hint=hint)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    if [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")] != _TABLES:
+        raise _damage("its tables are not those of an index")
     if (problem := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        error = sqlite3.DatabaseError(problem)
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
+        raise _damage(problem)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")  # what is no text any more fails its checksum
+
+
+def _commits(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM meta WHERE name = 'commits'").fetchone()
+    return int(row[0]) if row and row[0].isdecimal() else 0  # a damaged one is older than anything
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    key, offset, nbytes, generation, digest, damaged = _checked(row)
+    return Entry(key, offset, nbytes, generation, digest, bool(damaged))
+
+
+def _with_crc(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    fields = tuple(int(value) if isinstance(value, bool) else value for value in row)
+    return (*fields, crc32c(repr(fields).encode()))
+
+
+def _checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The fields of a row without its checksum, which they must have."""
+    if _with_crc(row[:-1]) != row:
+        raise _damage(f"the row of {row[0]!r} differs from its checksum")
+    return row[:-1]
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

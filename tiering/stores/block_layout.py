@@ -1,18 +1,18 @@
-"""What a block volume looks like: two superblock pages, then extents of one header page and data each.
+"""What a block volume looks like: two superblocks, two marks, then extents of one header page and data each.
 
 Invariant: a page counts as a header only with this volume's UUID, its own offset and a right CRC32C in it.
 So a torn page, a page of an earlier volume or a page of an image stored as an object never passes for one.
-All integers are little-endian; the last four bytes of both kinds of page are the CRC32C of the others.
+docs/block.md draws it. All integers are little-endian; the last four bytes of each such page are the CRC32C
+of the others.
 """
 
 from __future__ import annotations
 
-import bisect
+import errno
 import secrets
 import struct
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 from uuid import UUID
 
@@ -24,12 +24,22 @@ from tiering.stores.block_medium import BOUNCE_BYTES, Medium
 from tiering.stores.pages import PAGE_BYTES
 
 VERSION: Final = 1
-DATA_START: Final = 2 * PAGE_BYTES
+SUPERBLOCKS: Final = (0, PAGE_BYTES)
+MARKS: Final = (2 * PAGE_BYTES, 3 * PAGE_BYTES)
+DATA_START: Final = 4 * PAGE_BYTES
 MIN_BYTES: Final = 1 << 20
 VOLUME_MAGIC: Final = b"CORPUSTIERINGVOL"
 _EXTENT_MAGIC: Final = b"CORPUSTIERINGEXT"
-_SUPERBLOCK: Final = struct.Struct("<16sI16sQIQ16s")
-"""Magic, version, UUID, nbytes, page bytes, session, nonce."""
+_MARK_MAGIC: Final = b"CORPUSTIERINGMRK"
+_SUPERBLOCK: Final = struct.Struct("<16sI16sQIQ16sH")
+"""Magic, version, UUID, nbytes, page bytes, session, nonce, retired runs; the runs follow."""
+
+_RUN: Final = struct.Struct("<QQ")
+"""Offset and length of a run that is out of use for good."""
+
+_MAX_RETIRED: Final = 200
+_MARK: Final = struct.Struct("<16s16s16sQ")
+"""Magic, UUID, nonce of the session, commits."""
 
 _HEADER: Final = struct.Struct("<16s16sQQQ32sH")
 """Magic, UUID, offset, generation, nbytes, digest, key bytes; the key follows."""
@@ -49,6 +59,9 @@ class Superblock:
     nonce: bytes
     """Tells two copies of one volume apart that went separate ways."""
 
+    retired: tuple[tuple[int, int], ...] = ()
+    """Offset and length of runs that the medium refused to write: never used again, never looked at."""
+
     @property
     def token(self) -> str:
         """What an index must hold to be the one of this volume as it is now."""
@@ -58,43 +71,106 @@ class Superblock:
         """The superblock of an opening for writing."""
         return replace(self, session=self.session + 1, nonce=secrets.token_bytes(16))
 
-    def write(self, medium: Medium) -> None:
-        """Both copies, one durable before the other is touched."""
+    def retire(self, runs: Sequence[tuple[int, int]]) -> Superblock:
+        """The superblock with `runs` out of use.
+
+        Raises:
+            OSError: the medium has had too many.
+        """
+        retired = tuple(sorted({*self.retired, *runs}))
+        if len(retired) > _MAX_RETIRED:
+            raise OSError(errno.EIO, f"more than {_MAX_RETIRED} runs are bad; replace the device")
+        return replace(self, retired=retired)
+
+    def is_retired(self, offset: int) -> bool:
+        """Whether the page at `offset` is out of use."""
+        return any(start <= offset < start + length for start, length in self.retired)
+
+    def write(self, medium: Medium, stale: Sequence[int] = ()) -> None:
+        """Both copies, one durable before the other is touched, the `stale` one first."""
         fields = (VOLUME_MAGIC, VERSION, self.volume.bytes, self.nbytes, PAGE_BYTES, self.session, self.nonce)
-        for offset in (0, PAGE_BYTES):
-            medium.write(offset, [_seal(_SUPERBLOCK.pack(*fields))])
+        runs = b"".join(_RUN.pack(*run) for run in self.retired)
+        page = _seal(_SUPERBLOCK.pack(*fields, len(self.retired)) + runs)
+        for offset in sorted(SUPERBLOCKS, key=lambda offset: offset not in stale):
+            medium.write(offset, [page])
             medium.flush()
 
     @classmethod
-    def read(cls, medium: Medium) -> Self:
-        """The newer good copy.
+    def read(cls, medium: Medium) -> tuple[Self, list[int]]:
+        """The newer good copy, and the offsets of those that are not like it.
 
         Raises:
             FormatError: not a volume. UnsupportedVersion: of a newer engine. Corrupt: damaged or too short.
         """
-        page = memoryview(bytearray(DATA_START))
         hint = f"To erase what is there and make a volume: tiering block format {medium.path} --force"
         foreign = FormatError(f"{medium.path} is not a block volume", tier=medium.tier, hint=hint)
         if medium.nbytes < MIN_BYTES:
             raise foreign
-        medium.read(0, page)
-        if bytes(page[:16]) != VOLUME_MAGIC:  # the second page may be what another format left of us
+        pages = {offset: read_page(medium, offset) for offset in SUPERBLOCKS}
+        if all(page is None for page in pages.values()):
+            raise OSError(errno.EIO, "neither superblock can be read")
+        whole = {at: page for at, page in pages.items() if page and _sealed(page, VOLUME_MAGIC)}
+        if not _is_ours(*pages.values()):
             raise foreign
-        copies = [page[:PAGE_BYTES], page[PAGE_BYTES:]]
-        found = [_SUPERBLOCK.unpack_from(c) for c in copies if _sealed(c, VOLUME_MAGIC)]
-        version = max(fields[1] for fields in found) if found else _SUPERBLOCK.unpack_from(page)[1]
-        if version > VERSION:
+        versions = [_SUPERBLOCK.unpack_from(page)[1] for page in (whole or pages).values() if page]
+        # A newer layout may keep its checksum elsewhere, but then both copies say so.
+        if (version := max(versions) if whole else min(versions)) > VERSION:
             text = f"{medium.path} has format version {version}, newer than {VERSION}"
             raise UnsupportedVersion(text, tier=medium.tier, hint="Use the newer release of this engine")
-        if not found:
+        if not whole:
             hint = "Restore the first 8 KiB, or format it again and refill it from another tier"
             raise Corrupt(f"both superblocks of {medium.path} are damaged", tier=medium.tier, hint=hint)
-        _, _, raw_uuid, nbytes, page_bytes, session, nonce = max(found, key=lambda fields: fields[5])
-        if page_bytes != PAGE_BYTES or nbytes > medium.nbytes:
-            text = f"{medium.path} has {medium.nbytes} bytes, not {nbytes} in pages of {page_bytes}"
+        copies = {at: cls._parse(page) for at, page in whole.items()}
+        newest = max(copies.values(), key=lambda copy: (copy.session, copy.nbytes, len(copy.retired)))
+        page_bytes = _SUPERBLOCK.unpack_from(next(iter(whole.values())))[4]
+        if page_bytes != PAGE_BYTES or newest.nbytes > medium.nbytes:
+            text = f"{medium.path} has {medium.nbytes} bytes, not {newest.nbytes} in pages of {page_bytes}"
             hint = "Restore the whole volume, or format it again and refill it from another tier"
             raise Corrupt(text, tier=medium.tier, hint=hint)
-        return cls(UUID(bytes=raw_uuid), nbytes, session, nonce)
+        return newest, [at for at in SUPERBLOCKS if copies.get(at) != newest]
+
+    @classmethod
+    def _parse(cls, page: memoryview) -> Self:
+        _, _, raw_uuid, nbytes, _, session, nonce, count = _SUPERBLOCK.unpack_from(page)
+        runs = page[_SUPERBLOCK.size : _SUPERBLOCK.size + count * _RUN.size]
+        return cls(UUID(bytes=raw_uuid), nbytes, session, nonce, tuple(_RUN.iter_unpack(runs)))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How many commits of the index were durable: an index with fewer was put back from an earlier time.
+
+    Written in turns to two pages, together with every header, so it never costs a flush of its own.
+    """
+
+    superblock: Superblock
+    commits: int
+
+    def write(self, medium: Medium, turn: int) -> None:
+        """To one of the two pages; durable with the next flush."""
+        fields = (_MARK_MAGIC, self.superblock.volume.bytes, self.superblock.nonce, self.commits)
+        medium.write(MARKS[turn % len(MARKS)], [_seal(_MARK.pack(*fields))])
+
+    @classmethod
+    def read(cls, medium: Medium, superblock: Superblock) -> Self:
+        """The newest of the session of `superblock`, whose index has 0 commits or more."""
+        found = [0]
+        for page in (read_page(medium, offset) for offset in MARKS):
+            if page and _sealed(page, _MARK_MAGIC):
+                _, volume, nonce, commits = _MARK.unpack_from(page)
+                if volume == superblock.volume.bytes and nonce == superblock.nonce:
+                    found.append(commits)
+        return cls(superblock, max(found))
+
+
+def _is_ours(first: memoryview | None, second: memoryview | None) -> bool:
+    """Whether the first page is a superblock, damaged or not; the second may be what another format left."""
+    if first and bytes(first[:16]) == VOLUME_MAGIC:
+        return True
+    if not second or not _sealed(second, VOLUME_MAGIC):
+        return False
+    uuid = slice(20, 36)
+    return first is None or first[uuid] == second[uuid]  # the magic itself has rotted
 
 
 def pack_header(volume: UUID, entry: Entry) -> bytes:
@@ -131,79 +207,97 @@ def data_digest(medium: Medium, entry: Entry) -> str:
     return hasher.hexdigest()
 
 
-def survey(medium: Medium, superblock: Superblock) -> tuple[list[Entry], list[Entry]]:
-    """Read the whole volume: the entries that count, and those whose headers must be zeroed.
+@dataclass(slots=True)
+class Survey:
+    """What a scan of the whole volume found."""
+
+    best: dict[str, Entry] = field(default_factory=dict)
+    """The entries that count, by key."""
+
+    losers: list[Entry] = field(default_factory=list)
+    """Those whose headers must be zeroed."""
+
+    unreadable: list[int] = field(default_factory=list)
+    """Offsets of pages outside of all extents that could not be read: a header may have been there."""
+
+
+def survey(medium: Medium, superblock: Superblock) -> Survey:
+    """Read the whole volume.
 
     Of two headers of one key the newer counts, unless only the older has its data: `write` returns after the
     old header is zero, so where both are there nobody was told of the newer. Data that differ from the digest
     of an only header have rotted, for headers are written after their data are durable: kept, as damaged.
     """
-    best: dict[str, Entry] = {}
-    losers = []
-    for entry in _headers(medium, superblock):
-        found = replace(entry, damaged=not _intact(medium, entry))
-        other = best.get(entry.key)
-        if other and (not other.damaged, other.generation) > (not found.damaged, found.generation):
-            losers.append(found)
+    found = Survey()
+    for header in _headers(medium, superblock, found.unreadable):
+        entry = replace(header, damaged=not intact(medium, header))
+        other = found.best.get(entry.key)
+        if other and (not other.damaged, other.generation) > (not entry.damaged, entry.generation):
+            found.losers.append(entry)
             continue
         if other:
-            losers.append(other)
-        best[entry.key] = found
-    return list(best.values()), losers
+            found.losers.append(other)
+        found.best[entry.key] = entry
+    return found
 
 
-def check_extent(medium: Medium, superblock: Superblock, entry: Entry) -> list[str]:
-    """What is wrong with the extent of `entry`."""
+def read_header(medium: Medium, superblock: Superblock, offset: int) -> Entry | None:
+    """The entry whose header lies at `offset`; None when it cannot be read or is none."""
+    page = read_page(medium, offset)
+    return parse_header(page, superblock, offset) if page else None
+
+
+def read_page(medium: Medium, offset: int) -> memoryview | None:
+    """The page at `offset`, None where the medium fails."""
     page = memoryview(bytearray(PAGE_BYTES))
-    problems = []
     try:
-        medium.read(entry.offset, page)
-        header = parse_header(page, superblock, entry.offset)
-        if header is None:
-            problems.append("its header is damaged")
-        elif header != replace(entry, damaged=False):
-            problems.append(f"its header is that of {header.key!r}, generation {header.generation}")
-        if data_digest(medium, entry) != entry.digest:
-            problems.append("its data differ from their digest")
-    except OSError as error:
-        problems.append(f"it cannot be read: {error}")
-    return problems
+        medium.read(offset, page)
+    except OSError:
+        return None
+    return page
 
 
-def _headers(medium: Medium, superblock: Superblock) -> Iterator[Entry]:
+def intact(medium: Medium, entry: Entry) -> bool:
+    """Whether the data in the extent of `entry` can be read and have its digest."""
+    try:
+        return data_digest(medium, entry) == entry.digest
+    except OSError:
+        return False
+
+
+def _headers(medium: Medium, superblock: Superblock, unreadable: list[int]) -> Iterator[Entry]:
     """Every header in ascending order. Data of an extent are skipped: they may hold anything."""
     start = DATA_START
     with medium.bounce() as window:
         while start < superblock.nbytes:
             view = window[: superblock.nbytes - start]
-            _read_what_goes(medium, start, view)
+            bad = _read_what_goes(medium, start, view)
             done = 0
             while done < view.nbytes:
-                entry = parse_header(view[done : done + PAGE_BYTES], superblock, start + done)
+                offset = start + done
+                entry = parse_header(view[done : done + PAGE_BYTES], superblock, offset)
+                if entry and superblock.is_retired(offset):
+                    entry = None
+                if offset in bad and not superblock.is_retired(offset):
+                    unreadable.append(offset)
                 if entry:
                     yield entry
                 done += entry.span if entry else PAGE_BYTES
             start += done
 
 
-def _read_what_goes(medium: Medium, offset: int, view: memoryview) -> None:
-    """Read page by page where the medium fails: a bad page holds no header, and the others still count."""
+def _read_what_goes(medium: Medium, offset: int, view: memoryview) -> set[int]:
+    """Read page by page where the medium fails, bad ones as zeros; returns the offsets of those."""
+    bad = set()
     try:
         medium.read(offset, view)
     except OSError:
         for done in range(0, view.nbytes, PAGE_BYTES):
-            page = view[done : done + PAGE_BYTES]
-            try:
-                medium.read(offset + done, page)
-            except OSError:
-                page[:] = bytes(PAGE_BYTES)
-
-
-def _intact(medium: Medium, entry: Entry) -> bool:
-    try:
-        return data_digest(medium, entry) == entry.digest
-    except OSError:
-        return False
+            page = read_page(medium, offset + done)
+            view[done : done + PAGE_BYTES] = page or bytes(PAGE_BYTES)
+            if page is None:
+                bad.add(offset + done)
+    return bad
 
 
 def _seal(content: bytes) -> bytes:
@@ -214,84 +308,3 @@ def _seal(content: bytes) -> bytes:
 def _sealed(page: memoryview, magic: bytes) -> bool:
     crc = int.from_bytes(page[_SEALED_BYTES:], "little")
     return bytes(page[: len(magic)]) == magic and crc == crc32c(page[:_SEALED_BYTES])
-
-
-class FreeSpace:
-    """Free runs of a volume, in memory. Best fit: the smallest run that is large enough.
-
-    Invariant: runs are disjoint, no two touch, and none has a reader. Not thread-safe.
-    """
-
-    def __init__(self, start: int, stop: int, taken: Iterable[tuple[int, int]]) -> None:
-        """All of ``[start, stop)`` but the `taken` (offset, length) pairs.
-
-        Raises:
-            ValueError: two of them overlap or one lies outside.
-        """
-        self.nbytes = 0
-        self._starts: list[int] = []
-        self._lengths: dict[int, int] = {}
-        self._by_length: list[tuple[int, int]] = []
-        self._readers: Counter[int] = Counter()
-        self._waiting: dict[int, int] = {}
-        at = start
-        for offset, length in sorted(taken):
-            if offset < at or length <= 0 or offset + length > stop:
-                raise ValueError(f"extent [{offset}, {offset + length}) overlaps or leaves [{at}, {stop})")
-            self.give(at, offset - at)
-            at = offset + length
-        self.give(at, stop - at)
-
-    @property
-    def largest_bytes(self) -> int:
-        """Length of the longest run."""
-        return self._by_length[-1][0] if self._by_length else 0
-
-    def take(self, length: int) -> int | None:
-        """Offset of `length` bytes that are free no more; None when no run is long enough."""
-        at = bisect.bisect_left(self._by_length, (length, 0))
-        if at == len(self._by_length):
-            return None
-        run_bytes, offset = self._by_length[at]
-        self._remove(offset)
-        self._add(offset + length, run_bytes - length)
-        return offset
-
-    def give(self, offset: int, length: int) -> None:
-        """Make ``[offset, offset + length)`` free, once the readers of `offset` have let go."""
-        if offset in self._readers:
-            self._waiting[offset] = length
-            return
-        if not length:
-            return
-        at = bisect.bisect_left(self._starts, offset)
-        if at < len(self._starts) and self._starts[at] == offset + length:
-            length += self._remove(offset + length)
-        if at and (before := self._starts[at - 1]) + self._lengths[before] == offset:
-            offset, length = before, length + self._remove(before)
-        self._add(offset, length)
-
-    def pin(self, offset: int) -> None:
-        """Count a reader of the extent at `offset`."""
-        self._readers[offset] += 1
-
-    def unpin(self, offset: int) -> None:
-        """Let go of it; the last reader frees what was given back meanwhile."""
-        self._readers[offset] -= 1
-        if not self._readers[offset]:
-            del self._readers[offset]
-            self.give(offset, self._waiting.pop(offset, 0))
-
-    def _add(self, offset: int, length: int) -> None:
-        if length:
-            bisect.insort(self._starts, offset)
-            self._lengths[offset] = length
-            bisect.insort(self._by_length, (length, offset))
-            self.nbytes += length
-
-    def _remove(self, offset: int) -> int:
-        length = self._lengths.pop(offset)
-        del self._starts[bisect.bisect_left(self._starts, offset)]
-        del self._by_length[bisect.bisect_left(self._by_length, (length, offset))]
-        self.nbytes -= length
-        return length

@@ -13,8 +13,10 @@ import fcntl
 import os
 import sqlite3
 import stat
+import struct
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -26,6 +28,8 @@ from tiering.stores.pages import PAGE_BYTES, address_of, aligned_buffer, round_u
 
 BOUNCE_BYTES: Final = 8 << 20
 _KEPT_BOUNCES: Final = 4
+_PROBE_BYTES: Final = 1 << 20
+_BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size of a block device
 
 
 class Medium:
@@ -35,7 +39,8 @@ class Medium:
         """Open and lock `path`.
 
         Raises:
-            NotFound: nothing is there. UsageError: neither a file nor a block device, or no right to it.
+            NotFound: nothing is there. UsageError: neither a file nor a block device, no right to it, or a
+                device with sectors of more than 4 KiB.
             Locked: mounted, attached to a loop device, or open in another store.
         """
         self.tier = tier
@@ -47,6 +52,7 @@ class Medium:
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
+        self._writers = ThreadPoolExecutor(thread_name_prefix="block-write")
         with typed_errors(tier, None, path):
             self.is_device = _is_device(path, tier)
             if not self.is_device:
@@ -56,6 +62,7 @@ class Medium:
             try:
                 _lock(self._fd, path, tier, shared=read_only)
                 self.nbytes = os.lseek(self._fd, 0, os.SEEK_END)  # fstat says 0 for a device
+                self.sector_bytes = _usable_sector(self._fd, path, tier) if self.is_device else None
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -89,24 +96,41 @@ class Medium:
         `buffers` meanwhile. Durable only after `flush`.
         """
         hasher = Hasher()
-        filled = 0
-        with self._using() as fd, self.bounce() as bounce:
-            for buffer in buffers:
-                view = memoryview(buffer).cast("B")
-                while view.nbytes:
-                    take = min(view.nbytes, BOUNCE_BYTES - filled)
-                    _copy(bounce[filled : filled + take], view[:take])
-                    view, filled = view[take:], filled + take
-                    if filled == BOUNCE_BYTES:
-                        hasher.update(bounce)
-                        _put(fd, offset, bounce)
-                        offset, filled = offset + filled, 0
-            if filled:
-                hasher.update(bounce[:filled])
-                end = round_up(filled)
-                bounce[filled:end] = bytes(end - filled)
-                _put(fd, offset, bounce[:end])
+        pending: Future[None] | None = None
+        with self._using() as fd, contextlib.ExitStack() as bounces:
+            # Two buffers: one is filled and hashed while the medium takes the other.
+            pair = [bounces.enter_context(self.bounce())]
+            try:
+                for view, last in _filled(buffers, pair, hasher):
+                    if pending:
+                        pending.result()
+                    if last and not pending:
+                        _put(fd, offset, view)
+                    else:
+                        if len(pair) == 1:
+                            pair.append(bounces.enter_context(self.bounce()))
+                        pending = self._writers.submit(_put, fd, offset, view)
+                    offset += view.nbytes
+                if pending:
+                    pending.result()
+            finally:
+                wait([pending] if pending else [])
         return hasher.hexdigest()
+
+    def bad_runs(self, offset: int, nbytes: int) -> list[tuple[int, int]]:
+        """Zero ``[offset, offset + nbytes)`` and return the (offset, length) runs of pages that refuse it."""
+        try:
+            self.write(offset, [bytes(nbytes)])
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        else:
+            return []
+        if nbytes <= PAGE_BYTES:
+            return [(offset, nbytes)]
+        step = _PROBE_BYTES if nbytes > _PROBE_BYTES else PAGE_BYTES
+        pieces = [(at, min(step, offset + nbytes - at)) for at in range(offset, offset + nbytes, step)]
+        return [run for piece in pieces for run in self.bad_runs(*piece)]
 
     def resize(self, nbytes: int) -> None:
         """Cut or allocate an image to `nbytes`; a full disk is told before anything is overwritten."""
@@ -118,6 +142,12 @@ class Medium:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without preallocation
                     raise
         self.nbytes = nbytes
+
+    def measure(self) -> int:
+        """Look again how large the medium is: devices grow."""
+        with self._using() as fd:
+            self.nbytes = os.lseek(fd, 0, os.SEEK_END)
+        return self.nbytes
 
     def flush(self) -> None:
         """Wait until every write that returned before this call is durable."""
@@ -151,6 +181,7 @@ class Medium:
     def close(self) -> None:
         """Give the lock back. Idempotent."""
         self.stop()
+        self._writers.shutdown()
         with self._state:
             if self._fd >= 0:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
@@ -174,7 +205,10 @@ class Medium:
     def _fill(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
         while done < view.nbytes:
-            got = os.preadv(fd, [view[done:]], offset + done)
+            try:
+                got = os.preadv(fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise _placed(error, "reading", offset + done, view.nbytes - done) from error
             if got == 0 or (self.direct and got % PAGE_BYTES):
                 raise Corrupt(f"{self.path} ends at byte {offset + done + got}", tier=self.tier)
             done += got
@@ -217,6 +251,20 @@ def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoRe
     raise Unavailable(text, tier=tier, key=key, hint=hint) from error
 
 
+def sector_bytes(fd: int) -> int:
+    """Logical sector size of an open block device."""
+    size: int = struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))[0]
+    return size
+
+
+def _usable_sector(fd: int, path: Path, tier: str | None) -> int:
+    """Sector size of a device that takes single pages."""
+    if (size := sector_bytes(fd)) > PAGE_BYTES:
+        text = f"{path} has sectors of {size} bytes; a page of a volume has {PAGE_BYTES}"
+        raise UsageError(text, tier=tier, hint="Make a file system on that device and use a file tier")
+    return size
+
+
 def _is_device(path: Path, tier: str | None) -> bool:
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
@@ -239,6 +287,8 @@ def _open(path: Path, flags: int) -> tuple[int, bool]:
         os.close(fd)
         if error.errno == errno.EINVAL:
             return os.open(path, flags), False  # one that says so only when it is used
+        if error.errno == errno.EIO:
+            return os.open(path, flags | os.O_DIRECT), True  # a bad first page; the second may do
         raise
     return fd, True
 
@@ -273,7 +323,41 @@ def _copy(target: memoryview, source: memoryview) -> None:
     np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))  # without the GIL
 
 
+def _filled(
+    buffers: Iterable[Buffer], bounces: list[memoryview], hasher: Hasher
+) -> Iterator[tuple[memoryview, bool]]:
+    """The concatenation of `buffers` in turns through `bounces`, in whole pages, and whether it was the last.
+
+    `bounces` may grow while it is iterated. A full one is only the last when nothing follows.
+    """
+    turn, filled = 0, 0
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        while view.nbytes:
+            if filled == BOUNCE_BYTES:
+                hasher.update(bounces[turn])
+                yield bounces[turn], False
+                turn, filled = (turn + 1) % len(bounces), 0
+            take = min(view.nbytes, BOUNCE_BYTES - filled)
+            _copy(bounces[turn][filled : filled + take], view[:take])
+            view, filled = view[take:], filled + take
+    if filled:
+        hasher.update(bounces[turn][:filled])
+        end = round_up(filled)
+        bounces[turn][filled:end] = bytes(end - filled)
+        yield bounces[turn][:end], True
+
+
 def _put(fd: int, offset: int, view: memoryview) -> None:
     while view.nbytes:
-        put = os.pwrite(fd, view, offset)
+        try:
+            put = os.pwrite(fd, view, offset)
+        except OSError as error:
+            raise _placed(error, "writing", offset, view.nbytes) from error
         view, offset = view[put:], offset + put
+
+
+def _placed(error: OSError, doing: str, offset: int, nbytes: int) -> OSError:
+    """The error, saying also which bytes it is about."""
+    where = f"{error.strerror} {doing} {nbytes} bytes from byte {offset} on"
+    return OSError(error.errno, where, error.filename)

@@ -10,9 +10,10 @@ import pytest
 
 from tiering.errors import CapacityExceeded, Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.block import BlockStore, format_volume
+from tiering.stores.block_layout import DATA_START
 from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, aligned_buffer
 
-DATA_BYTES = (2 << 20) - 2 * PAGE_BYTES
+DATA_BYTES = (2 << 20) - DATA_START
 
 
 def pattern(nbytes: int, seed: int = 1) -> bytes:

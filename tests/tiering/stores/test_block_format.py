@@ -17,7 +17,7 @@ from tiering.errors import (
     UsageError,
 )
 from tiering.stores.block import BlockStore, format_volume
-from tiering.stores.block_medium import PAGE_BYTES
+from tiering.stores.block_layout import DATA_START
 
 MIB = 1 << 20
 
@@ -29,7 +29,7 @@ def test_format_makes_a_private_fully_written_image(tmp_path: Path) -> None:
     assert info.nbytes == stats.st_size == 3 * MIB + 4096
     assert stats.st_mode & 0o777 == 0o600
     assert stats.st_blocks * 512 >= info.nbytes
-    assert (info.objects, info.used_bytes) == (0, 2 * PAGE_BYTES)
+    assert (info.objects, info.used_bytes) == (0, DATA_START)
     with BlockStore("blocks", path) as store:
         assert store.info() == info
         assert not store.rebuilt

@@ -13,7 +13,7 @@ import pytest
 
 from tiering.stores.block import BlockStore
 from tiering.stores.block_index import span_of
-from tiering.stores.block_medium import PAGE_BYTES
+from tiering.stores.block_layout import DATA_START
 
 MIB = 1 << 20
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -102,7 +102,7 @@ def test_kill_at_every_step_leaves_old_or_new(path: Path, tmp_path: Path, what: 
                 assert found in (old, new), step
                 assert store.check() == []
                 taken_bytes = sum(span_of(len(data)) for data in found.values())
-                assert store.free_bytes() == 2 * MIB - 2 * PAGE_BYTES - taken_bytes, "space leaked"
+                assert store.free_bytes() == 2 * MIB - DATA_START - taken_bytes, "space leaked"
             lose_index(volume)
             with BlockStore(
                 "blocks", volume

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 
 from tiering.digest import digest
 from tiering.stores.block_index import Entry
-from tiering.stores.block_layout import FreeSpace, Superblock, pack_header, parse_header
+from tiering.stores.block_layout import Superblock, pack_header, parse_header
 from tiering.stores.block_medium import PAGE_BYTES
+from tiering.stores.block_space import FreeSpace
 
 START, STOP = 3, 103
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60)
