@@ -1,7 +1,8 @@
-"""What a power cut may leave of a block volume and its index: records every write and flush of both, then replays.
+"""What a power cut may leave of a block volume and its index: records every write and flush of both, then
+replays.
 
-The true store runs; its calls of `os` on the volume and SQLite's calls of its VFS on the index are recorded in
-one order. After a cut each file holds what was flushed, and of the later writes none, all, some, or some
+The true store runs; its calls of `os` on the volume and SQLite's calls of its VFS on the index are recorded
+in one order. After a cut each file holds what was flushed, and of the later writes none, all, some, or some
 sectors. A dropped flush is one that the medium never got: so a mutation of the store is a filter here.
 """
 

@@ -1,4 +1,6 @@
-"""A power cut at any instant of a block volume: what was told is true, what was in flight is old or new, whole."""
+"""A power cut at any instant of a block volume: what was told is true, what was in flight is old or new,
+whole.
+"""
 
 from __future__ import annotations
 
