@@ -1,6 +1,7 @@
 """What of the engine can be used on this machine, found out by trying it.
 
-Invariant: a check never changes anything, never hangs, and says what to do when it fails.
+Invariant: a check leaves nothing behind, never hangs, and says what to do when it fails. What a tier can
+do is tried by `tiering.probe`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import mmap
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from dask.utils import format_bytes
 
-from tiering.errors import TieringError
+from tiering.probe import Check, Verdict, probe
 from tiering.tier import Tier
 
-Verdict = Literal["ok", "optional", "bad"]
 PACKAGES: Final = (
     "zarr",
     "pyarrow",
@@ -36,22 +35,12 @@ PACKAGES: Final = (
 _PAGE_BYTES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was tried."""
-
-    name: str
-    verdict: Verdict
-    """``optional``: it is not there, and nothing needs it unless you use it."""
-    detail: str
-
-
 def examine(folder: Path, tiers: list[Tier]) -> list[Check]:
     """Try everything; `folder` is where files would be staged."""
     checks = [_package(name) for name in PACKAGES]
     checks += [_gpu_package("kvikio"), _libcuda(), _gds()]
     checks += [_direct_io(folder), _huge_pages(), _free_space(folder)]
-    return checks + [_tier(tier) for tier in tiers]
+    return checks + [check for tier in tiers for check in probe(tier)]
 
 
 def _package(name: str) -> Check:
@@ -116,12 +105,3 @@ def _free_space(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
     verdict: Verdict = "ok" if free > 1 << 30 else "bad"
     return Check("free space", verdict, f"{format_bytes(free)} in {folder}")
-
-
-def _tier(tier: Tier) -> Check:
-    name = f"tier {tier.name}"
-    try:
-        corpora = len(tier.store.children())
-    except TieringError as error:
-        return Check(name, "bad", str(error))
-    return Check(name, "ok", f"{tier.kind}, {corpora} names, {tier.store!r}")

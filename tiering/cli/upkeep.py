@@ -16,12 +16,14 @@ from tiering import catalog
 from tiering.claim import claims
 from tiering.cli.session import Session
 from tiering.cli.verify import NameArgument, OnOption, others_of
+from tiering.encryption.lifecycle import shred
 from tiering.errors import NotFound, UsageError
 from tiering.forget import forget
 from tiering.gc import gc
 from tiering.reservation import reservations, unlock_reservations
 from tiering.room import usage
 from tiering.tickets import holder
+from tiering.tier import Tier
 
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -101,6 +103,9 @@ def forget_command(
     last_copy: Annotated[
         bool, typer.Option("--last-copy", help="Delete it even where no other copy is proven.")
     ] = False,
+    destroy: Annotated[
+        bool, typer.Option("--shred", help="On an encrypted tier: destroy the corpus's key as well.")
+    ] = False,
     yes: YesOption = False,
 ) -> None:
     """Delete an old version of a corpus on a tier, or the whole corpus.
@@ -109,25 +114,40 @@ def forget_command(
     """
     session = Session.of(context)
     place = session.source(tier)
+    if destroy:
+        _check_shreds(place, version)
     what = f"version {version}" if version is not None else "all versions"
     versions = catalog.versions(place.store, name)
-    if not versions:
+    if not versions and not destroy:  # a killed --shred goes on where it was
         raise NotFound(
             f"no corpus {name!r}", tier=place.name, hint="'tiering gc' collects what dead work left"
         )
     if not yes:
         _confirm(f"Delete {what} of {name} on {place.name} (there: {', '.join(map(str, versions))})?")
-    with session.client() as client:
-        freed = forget(
-            place,
-            name,
-            version,
-            last_copy=last_copy,
-            min_copies=min_copies,
-            copies=others_of(session, place, proof),
-            client=client,
-        )
+    freed = 0
+    if versions:
+        with session.client() as client:
+            freed = forget(
+                place,
+                name,
+                version,
+                last_copy=last_copy,
+                min_copies=min_copies,
+                copies=others_of(session, place, proof),
+                client=client,
+            )
+    if destroy:
+        freed += shred(place, name)
     session.result({"ok": True, "bytes": freed}, f"{format_bytes(freed)} given back on {escape(place.name)}")
+
+
+def _check_shreds(place: Tier, version: int | None) -> None:
+    if not place.encrypted:
+        hint = "Forget it without --shred; what lies on a tier without encryption_key has no key to destroy"
+        raise UsageError("the tier is not encrypted", tier=place.name, hint=hint)
+    if version is not None:
+        hint = "Leave --version away to forget and shred the whole corpus"
+        raise UsageError("all versions of a corpus have one key", tier=place.name, hint=hint)
 
 
 def unlock_command(

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.servers import BUCKET, Endpoint
+from tiering import Tier, open_tier
+from tiering.digest import Buffer
+from tiering.probe import probe
+from tiering.stores.base import ObjectInfo, Store
+from tiering.stores.memory import MemoryStore
+from tiering.stores.wrappers import ReadOnly
 
 NAMES = {
     "zarr",
@@ -34,6 +46,72 @@ def test_doctor_tries_the_tiers(tiering: Any, tmp_path: Path) -> None:
     verdicts = {check["name"]: check["verdict"] for check in answer.document["checks"]}
     assert (verdicts["tier good"], verdicts["tier gone"]) == ("ok", "bad")
     assert answer.code == 1
+
+
+def test_doctor_tells_what_a_tier_can_do_and_leaves_nothing_on_it(tiering: Any, tmp_path: Path) -> None:
+    tier = tmp_path / "tier"
+    (tier / "web").mkdir(parents=True)
+    (tier / "web" / "object").write_bytes(b"x")
+    answer = tiering("doctor", str(tier), "--json")
+    verdicts = {check["name"]: check["verdict"] for check in answer.document["checks"]}
+    for what in (
+        "write and read back",
+        "range",
+        "listing",
+        "overwrite",
+        "conditional create",
+        "delete",
+        "speed",
+    ):
+        assert verdicts[f"tier {open_tier(tier).name}: {what}"] == "ok"
+    assert [path for path in tier.rglob("*") if path.is_file()] == [tier / "web" / "object"]
+
+
+class Forgetful(MemoryStore):
+    """Overwrites what it was told only to create."""
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        return super().write(key, buffers)
+
+
+class Late(MemoryStore):
+    """Lists nothing."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("store", "what", "words"),
+    [
+        (Forgetful("m"), "conditional create", "two writers could publish one version"),
+        (Late("m"), "listing", "not listed at once"),
+        (ReadOnly(MemoryStore("m")), "write and read back", "read-only"),
+    ],
+)
+def test_probe_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, store: Store, what: str, words: str
+) -> None:
+    monkeypatch.setattr(Tier, "store", store)
+    last = probe(open_tier("memory://m", "m"))[-1]
+    assert (last.name, last.verdict) == (f"tier m: {what}", "bad")
+    assert words in last.detail
+
+
+def test_probe_only_reads_a_read_only_tier(tmp_path: Path) -> None:
+    checks = probe(open_tier(tmp_path / "none", "m", read_only=True))
+    assert checks[-1].verdict == "optional"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("server", ["rclone_endpoint", "moto_endpoint"])
+def test_probe_of_a_server(request: pytest.FixtureRequest, s3_environment: None, server: str) -> None:
+    endpoint: Endpoint = request.getfixturevalue(server)
+    with contextlib.closing(open_tier(f"s3://{BUCKET}/probe", "lake", options=endpoint.options())) as tier:
+        verdicts = {check.name: check.verdict for check in probe(tier)}
+    expected = "optional" if server == "rclone_endpoint" else "ok"
+    assert verdicts["tier lake: conditional create"] == expected
+    assert "bad" not in verdicts.values()
 
 
 def test_doctor_leaves_nothing(tiering: Any) -> None:
