@@ -1,8 +1,7 @@
-"""What a power cut may leave of a block volume and its index: records every write and flush of both, then
-replays.
+"""What a power cut may leave of a block volume and its index: records what both are told, then replays.
 
-The true store runs; its calls of `os` on the volume and SQLite's calls of its VFS on the index are recorded
-in one order. After a cut each file holds what was flushed, and of the later writes none, all, some, or some
+The true store runs; its calls of `os` on the volume and SQLite's of its VFS on the index are recorded in one
+order. After a cut each file holds what was flushed, and of the later writes none, all, some, or some
 sectors. A dropped flush is one that the medium never got: so a mutation of the store is a filter here.
 """
 
@@ -34,13 +33,13 @@ State = dict[str, bytes]
 @dataclass(frozen=True)
 class Event:
     what: str
-    """write, cut (truncate), flush, gone (unlink) or done (an operation returned)."""
+    """write, cut (truncate), flush, or done (an operation returned)."""
 
     file: str = ""
     offset: int = 0
     data: bytes = b""
     label: str = ""
-    """Of a flush: the operation and which flush of that file in it this is."""
+    """The operation; of a flush also which of the volume or of the index in it this is."""
 
 
 class _Vfs(ctypes.Structure):
@@ -52,13 +51,11 @@ class _Vfs(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("data", ctypes.c_void_p),
         ("open", ctypes.c_void_p),
-        ("delete", ctypes.c_void_p),
     )
 
 
 INT, PTR, TEXT, I64 = ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
 OPEN = ctypes.CFUNCTYPE(INT, PTR, TEXT, ctypes.POINTER(PTR), INT, PTR)
-DELETE = ctypes.CFUNCTYPE(INT, PTR, TEXT, INT)
 WRITE = ctypes.CFUNCTYPE(INT, PTR, PTR, INT, I64)
 TRUNCATE = ctypes.CFUNCTYPE(INT, PTR, I64)
 SYNC = ctypes.CFUNCTYPE(INT, PTR, INT)
@@ -79,7 +76,7 @@ class Recorder:
 
     def log(self, what: str, file: str, offset: int = 0, data: bytes = b"") -> None:
         with self._lock:
-            label = ""
+            label = self.operation
             if what == "flush":
                 kind = "volume" if file == VOLUME else "index"
                 number = self._flushes[kind] = self._flushes.get(kind, 0) + 1
@@ -90,7 +87,7 @@ class Recorder:
     def doing(self, operation: str) -> Iterator[None]:
         self.operation, self._flushes = operation, {}
         yield
-        self.events.append(Event("done"))
+        self.events.append(Event("done", label=operation))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -99,15 +96,15 @@ class Recorder:
         library = ctypes.CDLL(_sqlite3.__file__)
         library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
         vfs = library.sqlite3_vfs_find(None).contents
-        opened, deleted = vfs.open, vfs.delete
+        opened = vfs.open
         try:
             for name, call in names.items():
                 setattr(os, name, _after(real[name], call))
-            self._kept += [OPEN(self._opening(OPEN(opened))), DELETE(self._deleting(DELETE(deleted)))]
-            vfs.open, vfs.delete = (ctypes.cast(function, PTR).value for function in self._kept[-2:])
+            self._kept.append(OPEN(self._opening(OPEN(opened))))
+            vfs.open = ctypes.cast(self._kept[-1], PTR).value
             yield
         finally:
-            vfs.open, vfs.delete = opened, deleted
+            vfs.open = opened
             for name, function in real.items():
                 setattr(os, name, function)
 
@@ -132,15 +129,6 @@ class Recorder:
             code: int = real(vfs, path, file, flags, out)
             if code == 0 and path and Path(os.fsdecode(path)).parent == self.folder:
                 file[0] = self._watched(file[0], Path(os.fsdecode(path)).name)
-            return code
-
-        return call
-
-    def _deleting(self, real: Any) -> Callable[..., int]:
-        def call(vfs: int, path: bytes, sync: int) -> int:
-            code: int = real(vfs, path, sync)
-            if code == 0 and Path(os.fsdecode(path)).parent == self.folder:
-                self.log("gone", Path(os.fsdecode(path)).name)
             return code
 
         return call
@@ -206,9 +194,6 @@ def left_over(
 
 
 def _apply(files: dict[str, bytearray], event: Event) -> None:
-    if event.what == "gone":
-        files.pop(event.file, None)
-        return
     data = files.setdefault(event.file, bytearray())
     size = event.offset if event.what == "cut" else event.offset + len(event.data)
     data.extend(bytes(max(0, size - len(data))))

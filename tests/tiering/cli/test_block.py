@@ -38,6 +38,30 @@ def test_check_finds_a_flipped_bit(tiering: Any, parquet: Path, tmp_path: Path) 
     place = data.index(b"row 6 row 6")
     data[place] ^= 1
     volume.write_bytes(data)
-    checked = tiering("block", "check", volume, "--json")
+    assert tiering("block", "check", volume).code == 0, "headers alone are right"
+    checked = tiering("block", "check", volume, "--deep", "--json")
     assert checked.code == 1
     assert "part-000000.arrow" in checked.document["problems"][0]["key"]
+
+
+def test_info_grow_and_rebuild(tiering: Any, tmp_path: Path) -> None:
+    volume = tmp_path / "volume.img"
+    tiering("block", "format", volume, "--size", "4MiB")
+    told = tiering("block", "info", volume, "--json").document
+    assert (told["nbytes"], told["fragmentation"], told["sector_bytes"]) == (4 << 20, 0.0, None)
+    assert tiering("block", "grow", volume, "--size", "2MiB").code == 2
+    assert tiering("block", "grow", volume, "--size", "5MiB", "--json").document["nbytes"] == 5 << 20
+    rebuilt = tiering("block", "rebuild", volume, "--json").document
+    assert (rebuilt["ok"], rebuilt["lost"], rebuilt["info"]["nbytes"]) == (True, [], 5 << 20)
+
+
+def test_check_repairs_a_header_that_the_data_prove(tiering: Any, parquet: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume.img"
+    tiering("block", "format", volume, "--size", "4MiB")
+    tiering("ingest", parquet, "--to", f"block://{volume}", "--name", "rows", "--shard-size", "8KiB")
+    data = bytearray(volume.read_bytes())
+    data[data.index(b"CORPUSTIERINGEXT") + 60] ^= 1
+    volume.write_bytes(data)
+    assert tiering("block", "check", volume).code == 1
+    assert tiering("block", "check", volume, "--repair").code == 0
+    assert tiering("block", "check", volume, "--deep").code == 0
