@@ -251,3 +251,10 @@ def test_the_command_line_tells_and_rotates(tmp_path: Path, capsys: pytest.Captu
     rotated = {"ok": True, "rotated": True, "key": second}
     assert tiering("--config", config("two", "one"), "rotate", "web", "--on", "lake") == (0, rotated)
     assert tiering("--config", config("two"), "verify", "web", "--on", "lake")[1]["ok"]
+
+    shredding = ("forget", "web", "--on", "lake", "--last-copy", "--yes", "--shred")
+    assert tiering("--config", config("two"), *shredding, "--version", 1)[0] == 2
+    assert tiering("--config", config("two"), *shredding)[1]["bytes"] > 0
+    assert not [name for name in files(tmp_path / "lake") if name.startswith("web/")]
+    assert tiering("--config", config(), *shredding)[0] == 2  # not encrypted: no key to destroy
+    assert tiering("--config", config("two"), *shredding) == (0, {"ok": True, "bytes": 0})
