@@ -102,8 +102,9 @@ class BlockIndex:
             pass
         try:
             return cls._open(path)
-        except sqlite3.DatabaseError as error:
-            code = error_code(error)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # SQLite quotes a damaged schema in its message, which then may be no text.
+            code = error_code(error) if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_CORRUPT
             if code == sqlite3.SQLITE_BUSY:
                 hint = "Name this volume's own index_path, or stop the process that has it open"
                 raise Locked(f"index {path} is in use", hint=hint) from error
@@ -122,11 +123,10 @@ class BlockIndex:
 
         The caller holds the volume's shared lock, so no writer changes the database meanwhile.
         """
-        memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        memory.text_factory = _text
+        memory = _memory()
         # A database in WAL mode opens without write access only when it is declared unchanging.
         mode = "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
-        with contextlib.suppress(sqlite3.Error):
+        try:
             disk = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
             with contextlib.closing(disk):
                 if (
@@ -134,6 +134,10 @@ class BlockIndex:
                     and _pragma(disk, "user_version") == _VERSION
                 ):
                     disk.backup(memory)
+                    _verify(memory)
+        except (sqlite3.Error, UnicodeDecodeError):
+            memory.close()
+            memory = _memory()
         if _pragma(memory, "application_id") != _APPLICATION_ID:
             for statement in _SCHEMA:
                 memory.execute(statement)
@@ -302,10 +306,21 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         raise UnsupportedVersion(f"index {path} has version {version}, not {_VERSION}", hint=hint)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    _verify(db)
+
+
+def _verify(db: sqlite3.Connection) -> None:
+    """Raise unless the tables are those of an index and undamaged as far as SQLite can tell."""
     if [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")] != _TABLES:
         raise _damage("its tables are not those of an index")
     if (problem := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise _damage(problem)
+
+
+def _memory() -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    memory.text_factory = _text
+    return memory
 
 
 def _text(raw: bytes) -> str:

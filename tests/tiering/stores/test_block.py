@@ -11,7 +11,7 @@ import pytest
 from tiering.errors import CapacityExceeded, Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_layout import DATA_START
-from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, aligned_buffer
+from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, Medium, aligned_buffer
 
 DATA_BYTES = (2 << 20) - DATA_START
 
@@ -187,6 +187,34 @@ def test_locate_names_the_bytes_that_read_gives(store: BlockStore) -> None:
     with extent.path.open("rb") as file:
         file.seek(extent.offset)
         assert file.read(extent.nbytes) == store.read("k")
+
+
+def test_locate_is_readable_past_the_page_cache_from_another_descriptor(store: BlockStore) -> None:
+    data = pattern(10_000)[:10_000]
+    store.write("k", [data])
+    extent = store.locate("k")
+    fd = os.open(extent.path, os.O_RDONLY | (os.O_DIRECT if store.direct else 0))
+    try:
+        area = aligned_buffer(3 * PAGE_BYTES)
+        assert os.preadv(fd, [area], extent.offset) == len(area)
+    finally:
+        os.close(fd)
+    assert area[: extent.nbytes] == data
+
+
+def test_aligned_read_goes_straight_into_the_callers_buffer(
+    store: BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("k", [pattern(8 * PAGE_BYTES)[: 8 * PAGE_BYTES]])
+    store.stat("k")
+    area = aligned_buffer(4 * PAGE_BYTES)
+
+    def refuse(_self: Medium) -> None:
+        raise AssertionError("copied by way of another buffer")
+
+    monkeypatch.setattr(Medium, "bounce", refuse)
+    store.read_into("k", 2 * PAGE_BYTES, area)
+    assert area == pattern(8 * PAGE_BYTES)[2 * PAGE_BYTES : 6 * PAGE_BYTES]
 
 
 def test_hold_keeps_bytes_in_place_while_the_key_is_deleted(store: BlockStore) -> None:

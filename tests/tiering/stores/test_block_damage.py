@@ -291,7 +291,7 @@ def test_any_flipped_bit_gives_right_bytes_or_a_typed_error(tmp_path: Path) -> N
         bit = dice.randrange(8 * min(used, len(pristine[victim])))
         patch_file(victim, bit // 8, bytes([pristine[victim][bit // 8] ^ 1 << bit % 8]))
         try:
-            with BlockStore("blocks", path) as store:
+            with BlockStore("blocks", path, read_only=dice.random() < 0.5) as store:
                 found = {info.key: info.nbytes for info in store.list()}
                 assert found == {key: len(data) for key, data in held.items()}
                 damaged = {problem.key for problem in store.check() if problem.key}
