@@ -145,6 +145,17 @@ def test_read_gives_right_bytes_or_a_typed_error(
                 assert call() == right
 
 
+def test_answer_that_is_shorter_than_it_said_is_retryable(relay_of_any: Proxy, prefix: str) -> None:
+    """The client asks by itself for the rest, past the end, which some servers refuse: that is no setting."""
+    with direct(relay_of_any, prefix) as store:
+        store.write("k", [pattern(5000)])
+    with opened(ObjectStore, relay_of_any, prefix, DEADLINE_SECONDS) as store:
+        relay_of_any.rule = first("GET", faults.wrong_length(7))
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            store.read("k")
+        assert store.read("k") == pattern(5000)
+
+
 def read_middle(store: ObjectStore | FsspecStore, key: str) -> bytearray:
     buffer = bytearray(4800)
     store.read_into(key, 100, memoryview(buffer))

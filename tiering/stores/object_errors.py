@@ -27,7 +27,7 @@ _NOT_PARTIAL = "Received non-partial response when range requested"
 _TIMEOUT = re.compile(r"TimedOut|kind: Timeout")
 _INSTANCE_METADATA = "169.254.169.254"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-_TRY_LATER = (408, 429)
+_TRY_LATER = (408, 416, 429)  # 416: an answer that was cut off, of which the client asked for the rest
 ALTERED = ("XAmzContentSHA256Mismatch", "BadDigest", "InvalidDigest")
 """Codes of servers that received other bytes than were signed."""
 
