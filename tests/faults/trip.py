@@ -1,7 +1,7 @@
 """Kills this very process before its n-th change of the disk, counted over everything that changes one.
 
-Arming replaces functions of `os`, the engine's positioned writes, and the statements of SQLite: what the
-file and the block tier use to change anything.
+Arming replaces functions of `os`, the engine's claims of room and positioned writes, and the statements of
+SQLite: what the file and the block tier use to change anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tiering.stores import block_index, block_medium, direct
+from tiering.stores import block_index, block_medium, direct, file
 
 CALLS = ("write", "fsync", "fdatasync", "link", "unlink", "rename", "mkdir", "rmdir", "posix_fallocate")
 
@@ -74,6 +74,7 @@ def arm(steps: int, torn: bool) -> None:
     for name in CALLS:
         setattr(os, name, wire.around(getattr(os, name)))
     os.write, os.open = write_step, open_step  # type: ignore[assignment]
+    file._preallocate = wire.around(file._preallocate)
     for module in (block_medium, direct):
         module._put = stepping(module._put)
     block_index.sqlite3.connect = connect_step  # type: ignore[assignment]
