@@ -14,7 +14,7 @@ from typing import Any
 from tiering import catalog, plan, reader, transfer
 from tiering.corpus import open_corpus
 from tiering.manifest import decode
-from tiering.stores import file
+from tiering.stores import direct, file, file_tree
 from tiering.stores.base import ObjectInfo
 from tiering.stores.file import FileStore
 
@@ -34,17 +34,18 @@ class OtherOs:
 
 
 def bytes_not_synced() -> None:
-    file.os = OtherOs(fdatasync=lambda fd: None)  # type: ignore[attr-defined]
+    direct.os = OtherOs(fdatasync=lambda fd: None)  # type: ignore[attr-defined]
 
 
 def folder_not_synced() -> None:
-    file._sync_folder = lambda folder: None
+    for module in (file, file_tree):
+        module.os = OtherOs(fsync=lambda fd: None)  # type: ignore[attr-defined]
 
 
 def written_in_place() -> None:
     def write(self: FileStore, key: str, buffers: Any, *, if_absent: bool = False) -> ObjectInfo:
         path = self.root / key
-        self._make_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             return self._write_temp(fd, key, buffers)
@@ -57,7 +58,7 @@ def written_in_place() -> None:
 def source_released_before_the_copy_is_published() -> None:
     def publish_copy(source: Any, target: Any, name: str, record: Any) -> None:
         encoded = catalog.manifest_bytes(source.store, name, record)
-        release._delete(open_corpus(source, name), source)
+        release.drop_version(open_corpus(source, name), source)
         catalog.publish(target.store, name, record.version, decode(encoded, record.manifest), encoded)
 
     plan.publish_copy = publish_copy
@@ -69,7 +70,7 @@ def released_without_proof() -> None:
 
 
 def not_read_back() -> None:
-    transfer._write_verified = lambda store, key, buffers, *args: store.write(key, buffers)
+    transfer.write_verified = lambda store, key, buffers, *args: store.write(key, buffers)
 
 
 def block_checksum_ignored() -> None:

@@ -92,7 +92,9 @@ def test_flips_in_shards_are_verified_and_read_as_damage(corpus: Corpus) -> None
         key = corpus.key(shard["key"])
         good = bytes(store.read(key))
         store.write(key, [flipped(good, dice.randrange(8 * len(good)))])
-        found = check_batch(corpus.tier, corpus.name, [shard["key"]], [shard["nbytes"]], [shard["digest"]])
+        found = check_batch(
+            corpus.tier, corpus.name, corpus.version, [shard["key"]], [shard["nbytes"]], [shard["digest"]]
+        )
         assert found.corrupt == (shard["key"],)
         error = error_of(lambda: read_shard(corpus, shard["shard"]))  # noqa: B023  # wrong rows fail in it
         assert error is None or (type(error), error.key, error.tier) == (Corrupt, key, corpus.tier.name)
@@ -123,7 +125,9 @@ def test_flips_in_documents_records_and_claims_never_change_a_corpus(corpus: Cor
             told["harmless"] += 1
         if key in documents:
             relative, expected = key.removeprefix(f"{corpus.name}/"), digest(good)
-            assert check_batch(corpus.tier, corpus.name, [relative], [len(good)], [expected]).corrupt
+            assert check_batch(
+                corpus.tier, corpus.name, corpus.version, [relative], [len(good)], [expected]
+            ).corrupt
         if "/claims/" in key:
             error = error_of(lambda: hold(corpus))
             assert error is None or error.tier == corpus.tier.name

@@ -101,7 +101,7 @@ FINDS: dict[str, tuple[Harness, str]] = {
     "released_without_proof": (bad_proof, "told ''"),
     "not_read_back": (lying_disk, "told ''"),
     "block_checksum_ignored": (flips, "Arrays are not equal"),
-    "published_before_the_last_shard": (kills_of_move, "assert report.ok"),
+    "published_before_the_last_shard": (kills_of_move, "went away while it was moved"),
     "claim_ignored": (rival, "told ''"),
 }
 """Mutant: the harness that must find it, and in which words."""

@@ -28,9 +28,6 @@ INTERRUPTED = ("write", "openat", "fsync", "fdatasync", "fallocate")
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")
 
-UNTYPED = "in delete\n    _sync_folder"
-"""Where an error of the file tier comes out untyped, see the test that is expected to fail."""
-
 Setup = Callable[[Path], list[Any]]
 
 
@@ -109,11 +106,8 @@ class Campaign:
         arguments = self.setup(place)
         outcome = self.zygote.run("with_calls", [call], how, self.job, *arguments)
         what = f"{self.job}, {call}: {how}"
-        if outcome.error and UNTYPED in outcome.error and call in ("fsync", "openat"):
-            told, failed = "Unavailable", 1
-        else:
-            assert outcome.error is None, (what, outcome.error)
-            told, failed = outcome.value or ["", 0]
+        assert outcome.error is None, (what, outcome.error)
+        told, failed = outcome.value or ["", 0]
         try:
             found = self.zygote.value(self.again, *arguments, *self.facts)
         except AssertionError as error:
@@ -200,7 +194,6 @@ def test_move_that_runs_out_of_something_for_good_is_a_typed_error(
     assert told & names
 
 
-@pytest.mark.xfail(strict=True, reason="FileStore.delete syncs the folder outside of its typed errors")
 @pytest.mark.parametrize("call", ["fsync", "openat"])
 def test_delete_whose_folder_cannot_be_synced_is_a_typed_error(
     zygote: Zygote, tmp_path: Path, call: str
