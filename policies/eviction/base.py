@@ -55,11 +55,10 @@ class Eviction(ABC, Generic[Item]):
             raise ValueError(f"item {item!r} is resident already; call admit only after hit returned False")
         if nbytes < 0:
             raise ValueError(f"nbytes must be at least 0, not {nbytes}; for example nbytes=67108864")
-        if not self._accepts(nbytes):
-            return None
-        victims = self._shrink(self._capacity_bytes - nbytes)
-        self._insert(item, nbytes)
-        self._used_bytes += nbytes
+        victims = self._make_room(item, nbytes)
+        if victims is not None:
+            self._insert(item, nbytes)
+            self._used_bytes += nbytes
         return victims
 
     def remove(self, item: Item) -> bool:
@@ -86,9 +85,11 @@ class Eviction(ABC, Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         """Yield the resident items, the next victim first where the algorithm has such an order."""
 
-    def _accepts(self, nbytes: int) -> bool:
-        """Return whether an absent item of this size may come in at all."""
-        return nbytes <= self._capacity_bytes
+    def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:
+        """Evict until an absent item fits and return the victims, or None, and no victim, to refuse it."""
+        if nbytes > self._capacity_bytes:
+            return None
+        return self._shrink(self._capacity_bytes - nbytes)
 
     @abstractmethod
     def _insert(self, item: Item, nbytes: int) -> None:

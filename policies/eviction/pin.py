@@ -20,8 +20,8 @@ class Pin(Fifo[Item]):
     def __iter__(self) -> Iterator[Item]:
         return reversed(self._nbytes)
 
-    def _accepts(self, nbytes: int) -> bool:
-        return self._used_bytes + nbytes <= self._capacity_bytes
+    def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:  # noqa: ARG002
+        return [] if self._used_bytes + nbytes <= self._capacity_bytes else None
 
     def _evict(self) -> tuple[Item, int]:
         return self._nbytes.popitem(last=True)
