@@ -50,7 +50,7 @@ def replay(
     Raises ValueError for an unknown name, a capacity or size below 0, or as many sizes as there are not
     requests.
     """
-    policy: Eviction[int] = make(name, capacity_bytes)
+    make(name, capacity_bytes, ())  # a wrong name is told first
     requested = np.asarray(ids)
     if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
         raise ValueError(
@@ -59,6 +59,7 @@ def replay(
         )
     items: list[int] = requested.tolist()
     each = whole_list("sizes", sizes, len(items))
+    policy: Eviction[int] = make(name, capacity_bytes, items)
     hit, admit = policy.hit, policy.admit
     misses = miss_bytes = 0
     for item, nbytes in zip(items, each, strict=True):

@@ -89,10 +89,10 @@ def simulate(
         )
     sizes = whole_list("shard_bytes", shard_bytes, len(order.shard_rows))
     lanes = order.rank_lanes(rank, world_size)
-    cache: Eviction[int] = make(policy, capacity_bytes)
+    foretold = [order.shards(n, lanes).tolist() for n in range(whole("epochs", epochs, least=1, example=3))]
+    cache: Eviction[int] = make(policy, capacity_bytes, [shard for shards in foretold for shard in shards])
     counts = []
-    for epoch in range(whole("epochs", epochs, least=1, example=3)):
-        shards: list[int] = order.shards(epoch, lanes).tolist()
+    for epoch, shards in enumerate(foretold):
         requested = fetched = hits = 0
         for shard in shards:
             nbytes = sizes[shard]

@@ -88,11 +88,7 @@ class Arc(Eviction[Item]):
         (self._t2 if self._again else self._t1).append(item, nbytes)
 
     def _take(self, item: Item) -> int:
-        nbytes = self._t1.drop(item)
-        if nbytes is None:
-            nbytes = self._t2.drop(item)
-        assert nbytes is not None  # the item is resident
-        return nbytes
+        return self._t1.drop(item) or self._t2.drop(item) or 0
 
     def _evict(self) -> tuple[Item, int]:
         """For `resize` alone: ghosts and target shrink with the cache."""

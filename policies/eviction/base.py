@@ -48,7 +48,8 @@ class Eviction(ABC, Generic[Item]):
         """Make an absent item resident and return the victims evicted for it, or None where it is refused.
 
         An item larger than the capacity is refused and evicts nothing. The victims are gone when this
-        returns: the caller deletes their bytes before it stores the item's. Raises ValueError for a resident
+        returns: the caller deletes their bytes before it stores the item's. Some algorithms give up items at
+        other moments, too, and name them among the next victims. Raises ValueError for a resident
         item or nbytes < 0.
         """
         if item in self:
@@ -85,7 +86,7 @@ class Eviction(ABC, Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         """Yield the resident items, the next victim first where the algorithm has such an order."""
 
-    def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:
+    def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:  # noqa: ARG002
         """Evict until an absent item fits and return the victims, or None, and no victim, to refuse it."""
         if nbytes > self._capacity_bytes:
             return None

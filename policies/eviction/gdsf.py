@@ -1,7 +1,8 @@
 """Greedy dual size frequency: small and often used items stay, and what was not used for long grows old.
 
-Source: L. Cherkasova, "Improving WWW proxies performance with greedy-dual-size-frequency caching policy", 1998,
-with equal cost for every item: priority = age + uses / bytes, where age is the priority of the last victim.
+Source: L. Cherkasova, "Improving WWW proxies performance with greedy-dual-size-frequency caching policy",
+1998, with equal cost for every item: priority = age + uses / bytes, where age is the priority of the last
+victim.
 """
 
 import heapq

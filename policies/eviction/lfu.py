@@ -1,6 +1,7 @@
 """Least frequently used: the item with the fewest uses leaves, of several the one that reached them first.
 
-Source: K. Shah, A. Mitra, D. Matani, "An O(1) algorithm for implementing the LFU cache eviction scheme", 2010.
+Source: K. Shah, A. Mitra, D. Matani, "An O(1) algorithm for implementing the LFU cache eviction scheme",
+2010.
 """
 
 from collections import OrderedDict

@@ -1,10 +1,10 @@
 """LIRS: items used again within a short time are kept, judged by how many others were used in between.
 
-Source: S. Jiang, X. Zhang, "LIRS: an efficient low inter-reference recency set replacement policy", SIGMETRICS
-2002, in bytes instead of pages, with the limit of twice the capacity on what the stack remembers.
+Source: S. Jiang, X. Zhang, "LIRS: an efficient low inter-reference recency set replacement policy",
+SIGMETRICS 2002, in bytes instead of pages, with the limit of twice the capacity on what the stack remembers.
 
-Words of the paper: LIR items are the hot ones; HIR items are the others, of which the queue holds the resident
-ones; the stack orders items by their last use down to the least recent LIR item.
+Words of the paper: LIR items are the hot ones; HIR items are the others, of which the queue holds the
+resident ones; the stack orders items by their last use down to the least recent LIR item.
 """
 
 from collections import OrderedDict
@@ -30,9 +30,9 @@ class _Seen:
 class Lirs(Eviction[Item]):
     """The stack and the queue, least recent first, and the items that the stack only remembers.
 
-    A hit may cool a hot item down, and with sizes that differ another may then have to leave: the next `admit`
-    or `resize` names it among its victims. The queue takes a hundredth of the capacity and at least the largest
-    item seen, so that a cache of a few large items can hold any.
+    A hit may cool a hot item down, and with sizes that differ another may then have to leave: the next
+    `admit` or `resize` names it among its victims. The queue takes a hundredth of the capacity and at least
+    the largest item seen, so that a cache of a few large items can hold any.
     """
 
     name = "lirs"
@@ -81,7 +81,7 @@ class Lirs(Eviction[Item]):
         return self._all_gone() + victims
 
     def __contains__(self, item: object) -> bool:
-        seen = self._stack.get(item)  # type: ignore[call-overload]  # any object may be asked for
+        seen = self._stack.get(item)  # type: ignore[arg-type]  # any object may be asked for
         return item in self._queue or (seen is not None and seen.resident)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Pin the smallest: what came in stays unless a smaller item wants its place.
 
-One reader that takes each item once an epoch fetches the same bytes with every full cache (`policies.regime`);
-the one that holds the most items makes the fewest requests.
+One reader that takes each item once an epoch fetches the same bytes with every full cache
+(`policies.regime`); the one that holds the most items makes the fewest requests.
 """
 
 import heapq

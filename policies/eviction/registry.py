@@ -1,25 +1,50 @@
 """The eviction algorithms by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from policies.eviction.arc import Arc
 from policies.eviction.base import Eviction, Item
+from policies.eviction.belady import Belady
+from policies.eviction.clock import Clock
 from policies.eviction.fifo import Fifo
+from policies.eviction.gdsf import Gdsf
+from policies.eviction.lfu import Lfu
+from policies.eviction.lirs import Lirs
 from policies.eviction.lru import Lru
 from policies.eviction.pin import Pin
+from policies.eviction.pin_smallest import PinSmallest
+from policies.eviction.s3fifo import S3Fifo
+from policies.eviction.sieve import Sieve
+from policies.eviction.wtinylfu import WTinyLfu
 
-__all__ = ["NAMES", "make"]
+__all__ = ["NAMES", "ONLINE", "make"]
 
-_ALGORITHMS: Mapping[str, type[Eviction[Any]]] = MappingProxyType({c.name: c for c in (Fifo, Lru, Pin)})
-NAMES = tuple(_ALGORITHMS)
+_ONLINE: Mapping[str, type[Eviction[Any]]] = MappingProxyType(
+    {
+        algorithm.name: algorithm
+        for algorithm in (
+            Fifo, Lru, Clock, Lfu, Sieve, S3Fifo, Arc, Lirs, WTinyLfu, Gdsf, Pin, PinSmallest
+        )
+    }
+)  # fmt: skip
+
+ONLINE = tuple(_ONLINE)
+"""Those that need not know the future."""
+NAMES = (*ONLINE, Belady.name)
 
 
-def make(name: str, capacity_bytes: int) -> Eviction[Item]:
+def make(name: str, capacity_bytes: int, future: Sequence[Item] | None = None) -> Eviction[Item]:
     """Return an empty cache policy of this name for so many bytes.
 
-    Raises ValueError for a name not in `NAMES` or a capacity below 0.
+    future: every request to come, for ``belady``, which needs it; the others do not look at it.
+    Raises ValueError for a name not in `NAMES`, a capacity below 0, or ``belady`` without its future.
     """
-    if name not in _ALGORITHMS:
+    if name == Belady.name:
+        if future is None:
+            raise ValueError(f"policy {name!r} must know the future; use one of {', '.join(ONLINE)}")
+        return Belady(capacity_bytes, future)
+    if name not in _ONLINE:
         raise ValueError(f"policy must be one of {', '.join(NAMES)}, not {name!r}; for example policy='pin'")
-    return _ALGORITHMS[name](capacity_bytes)
+    return _ONLINE[name](capacity_bytes)

@@ -1,10 +1,11 @@
-"""S3-FIFO: a small queue that most items leave soon, a main queue for the used ones, a memory of the dismissed.
+"""S3-FIFO: a small queue that most items leave soon, a main queue for the used ones, a memory of the
+dismissed.
 
 Source: J. Yang, Y. Zhang, Z. Qiu, Y. Yue, K. V. Rashmi, "FIFO queues are all you need for cache eviction",
 SOSP 2023; and its authors' later form, in which new items go to the main queue while the cache first fills.
 
-A cache for shards is a few dozen items large, so one that is as large as the small queue goes straight to the main
-one here, where the authors refuse it: they cache many small objects.
+A cache for shards is a few dozen items large, so one that is as large as the small queue goes straight to the
+main one here, where the authors refuse it: they cache many small objects.
 """
 
 from collections import OrderedDict
@@ -79,7 +80,9 @@ class S3Fifo(Eviction[Item]):
 
     def _evict(self) -> tuple[Item, int]:
         self._was_full = True
-        while self._small and self._used_bytes - self._small_bytes <= self._capacity_bytes - self._small_share():
+        while (
+            self._small and self._used_bytes - self._small_bytes <= self._capacity_bytes - self._small_share()
+        ):
             for item, entry in _popped(self._small):
                 self._small_bytes -= entry[0]
                 if entry[1] < _USES_TO_STAY:

@@ -3,8 +3,8 @@
 Source: Y. Zhang, J. Yang, Y. Yue, Y. Vigfusson, K. V. Rashmi, "SIEVE is simpler than LRU", NSDI 2024.
 
 The hand goes from the oldest item to the newest and starts again. So the queue is two: what the hand has
-passed, then what it has not; survivors go to the end of the first, new items to the end of the second. That is
-the paper's list with its hand, without a list of our own.
+passed, then what it has not; survivors go to the end of the first, new items to the end of the second. That
+is the paper's list with its hand, without a list of our own.
 """
 
 from collections import OrderedDict

@@ -1,9 +1,10 @@
-"""W-TinyLFU: a small LRU window for what is new, and a main part that an item enters by being used more often.
+"""W-TinyLFU: a small LRU window for what is new, and a main part that an item enters by being used more
+often.
 
-Source: G. Einziger, R. Friedman, B. Manes, "TinyLFU: a highly efficient cache admission policy", ACM Transactions on
-Storage 2017; the window adapts by hill climbing as in G. Einziger, O. Eytan, R. Friedman, B. Manes, "Adaptive
-software cache management", Middleware 2018. Uses are counted exactly, and halved from time to time: a cache for
-shards knows few items, and a sketch would depend on how their names are hashed.
+Source: G. Einziger, R. Friedman, B. Manes, "TinyLFU: a highly efficient cache admission policy", ACM
+Transactions on Storage 2017; the window adapts by hill climbing as in G. Einziger, O. Eytan, R. Friedman, B.
+Manes, "Adaptive software cache management", Middleware 2018. Uses are counted exactly, and halved from time
+to time: a cache for shards knows few items, and a sketch would depend on how their names are hashed.
 """
 
 from collections import OrderedDict
@@ -15,21 +16,21 @@ from policies.eviction.base import Eviction, Item
 
 __all__ = ["WTinyLfu"]
 
-_FIRST_WINDOW_SHARE: Final = 0.01
+_FIRST_WINDOW_SHARE: Final = 0.1
 _MOST_WINDOW_SHARE: Final = 0.8
-_PROTECTED_SHARE: Final = 0.8
+_PROTECTED_SHARE: Final = 0.5
 _SAMPLE: Final = 10
 """Counts are halved after so many requests for each resident item."""
-_PERIOD: Final = 1
+_PERIOD: Final = 10
 """The window may change after so many."""
 _LEAST_PERIOD: Final = 32
-_FIRST_STEP: Final = 0.2
+_FIRST_STEP: Final = 0.0625
 _STEP_DECAY: Final = 0.98
 _RESTART: Final = 0.05
 
 
 class WTinyLfu(Eviction[Item]):
-    """Three LRU queues of item to bytes: the window, and of the main part those on probation and protected."""
+    """Three LRU queues of item to bytes: the window, and the main part's on probation and protected."""
 
     name = "wtinylfu"
 
@@ -48,11 +49,14 @@ class WTinyLfu(Eviction[Item]):
 
     def hit(self, item: Item) -> bool:
         """Return whether the item is resident, and count the use; a miss is counted too."""
-        if item not in self._window: self._count(item)
+        self._tick()
+        if item in self._window:  # again so soon, which says nothing of later: it is not counted
+            self._window.move_to_end(item)
+            self._hits += 1
+            return True
+        self._uses[item] = self._uses.get(item, 0) + 1
         if item in self._protected:
             self._protected.move_to_end(item)
-        elif item in self._window:
-            self._window.move_to_end(item)
         elif item in self._probation:
             self._protect(item)
         else:
@@ -72,6 +76,8 @@ class WTinyLfu(Eviction[Item]):
     def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:
         if nbytes > self._capacity_bytes:
             return None
+        if self._used_bytes + nbytes <= self._capacity_bytes:
+            return self._all_gone(item)
         window_bytes = self._window_share * self._capacity_bytes
         large = nbytes > window_bytes  # for the window: it must win its place in the main part now
         victims = []
@@ -81,13 +87,13 @@ class WTinyLfu(Eviction[Item]):
         if displaced is None:
             self._gone += victims
             return None
-        gone, self._gone = self._gone, []
-        return [victim for victim in gone + victims + displaced if victim != item]
+        self._gone += victims + displaced
+        return self._all_gone(item)
 
     def resize(self, capacity_bytes: int) -> list[Item]:
         """Set the capacity and return the victims; see `Eviction.resize`."""
-        gone, self._gone = self._gone, []
-        return gone + super().resize(capacity_bytes)
+        self._gone += super().resize(capacity_bytes)
+        return self._all_gone()
 
     def _insert(self, item: Item, nbytes: int) -> None:
         if nbytes > self._window_share * self._capacity_bytes:
@@ -127,20 +133,27 @@ class WTinyLfu(Eviction[Item]):
         """Evict what an item has to displace from the main part, or None where one of these was used more."""
         main_bytes = self._used_bytes - self._window_bytes
         needed_bytes = main_bytes + nbytes - (1 - self._window_share) * self._capacity_bytes
+        queues = [self._probation, self._protected]
+        if needed_bytes > main_bytes:  # larger than the whole main part: the window gives way too
+            needed_bytes = self._used_bytes + nbytes - self._capacity_bytes
+            queues.append(self._window)
         victims: list[Item] = []
         uses = self._uses.get(item, 0)
-        for victim, victim_bytes in chain(self._probation.items(), self._protected.items()):
+        for victim, victim_bytes in chain.from_iterable(queue.items() for queue in queues):
             if needed_bytes <= 0:
                 break
             if self._uses.get(victim, 0) >= uses:
                 return None
             victims.append(victim)
             needed_bytes -= victim_bytes
-        if needed_bytes > 0:  # it is larger than the main part
-            return None
         for victim in victims:
             self._used_bytes -= self._take(victim)
         return victims
+
+    def _all_gone(self, coming: Item | None = None) -> list[Item]:
+        """Whom nobody was told of yet; one that comes back now is not among them."""
+        gone, self._gone = self._gone, []
+        return [victim for victim in gone if victim != coming]
 
     def _protect(self, item: Item) -> None:
         nbytes = self._protected[item] = self._probation.pop(item)
@@ -151,8 +164,8 @@ class WTinyLfu(Eviction[Item]):
             self._protected_bytes -= demoted_bytes
             self._probation[demoted] = demoted_bytes
 
-    def _count(self, item: Item) -> None:
-        self._uses[item] = self._uses.get(item, 0) + 1
+    def _tick(self) -> None:
+        """Once a request: halve the counts and move the window's border when it is time."""
         self._counted += 1
         self._requests += 1
         period = max(_LEAST_PERIOD, len(self))

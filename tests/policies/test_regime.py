@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import choose
-from policies.eviction import NAMES, Eviction, make
+from policies.eviction import ONLINE, Eviction, make
 from policies.regime import bound
 
 
@@ -22,7 +22,7 @@ def test_bound_of_several_readers_counts_one_fetch_of_what_is_not_resident() -> 
     assert bound(3, 7, 1, readers=5) == pytest.approx(1 - (7 - 3) / (5 * 7))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONLINE)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8),
@@ -51,7 +51,7 @@ def test_choose_pins_for_one_permuting_reader() -> None:
     choice = choose(corpus_bytes=1000, capacity_bytes=250)
     assert (choice.policy, choice.bound) == ("pin", 0.25)
     assert "0.250" in choice.reason
-    assert choice.policy in NAMES
+    assert choice.policy in ONLINE
 
 
 def test_choose_says_that_the_corpus_fits() -> None:
