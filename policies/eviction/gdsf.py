@@ -7,7 +7,6 @@ victim.
 
 import heapq
 from collections.abc import Iterator
-from itertools import count
 
 from policies.eviction.base import Eviction, Item
 
@@ -25,7 +24,7 @@ class Gdsf(Eviction[Item]):
         super().__init__(capacity_bytes)
         self._entries: dict[Item, list[int]] = {}
         self._heap: list[tuple[float, int, Item]] = []
-        self._tickets = count()
+        self._tickets = 0
         self._age = 0.0
 
     def hit(self, item: Item) -> bool:
@@ -61,7 +60,8 @@ class Gdsf(Eviction[Item]):
                 return item, self._take(item)
 
     def _push(self, item: Item, entry: list[int]) -> None:
-        entry[2] = next(self._tickets)
+        self._tickets += 1
+        entry[2] = self._tickets
         priority = self._age + entry[1] / max(1, entry[0])
         heapq.heappush(self._heap, (priority, entry[2], item))
         if len(self._heap) > 2 * len(self._entries) + _SPARE:
