@@ -22,7 +22,7 @@ from typing import Self
 DEADLINE_SECONDS = 60.0
 _TAKE_TERMINAL = """
 import fcntl, os, signal, sys, termios
-signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else the end of this first process kills who tidies up after it
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else the end of this process kills who tidies up
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
