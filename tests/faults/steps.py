@@ -372,7 +372,7 @@ def move_to_a_disk_that_becomes_read_only(source: str, folder: str, step: int, *
     disk, place, opened, left = PrivateDisk(folder, "size=1m"), f"{folder}/t", os.open, [step]
 
     def counted(path: Any, flags: int, *args: Any, **options: Any) -> int:
-        if flags & os.O_CREAT and str(path).startswith(folder):
+        if flags & os.O_CREAT and (str(path).startswith(folder) or "dir_fd" in options):
             left[0] -= 1
             if left[0] == 0:
                 disk.remount(read_only=True)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import pickle
-import subprocess
 import sys
 import traceback
 import urllib.request
@@ -20,6 +19,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import psutil
 
 from loaders import Loader
 from tiering import NodeCache, Tier, ingest, open_corpus, open_tier, plan_move, release, verify
@@ -57,9 +57,8 @@ def main(url: str, options: str, folder: str) -> None:
             with contextlib.suppress(OSError):
                 address = client.dashboard_link.rpartition("/")[0]
                 tell(page, urllib.request.urlopen(f"{address}/{page}", timeout=20).read().decode())
-        tell(
-            "processes", subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, check=True).stdout
-        )
+        ours = psutil.Process()
+        tell("processes", [process.cmdline() for process in (ours, *ours.children(recursive=True))])
         for failure in failures(lake, url, json.loads(options), staged):
             tell("failure", *failure)
         tell("release", release(staged, lake))
