@@ -34,7 +34,11 @@ def test_write_if_absent_raced_has_one_winner(creating_store: Store) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [100_000, 9 << 20])
-def test_read_into_raced_by_overwrites_sees_one_version(store: Store, nbytes: int) -> None:
+def test_read_into_raced_by_overwrites_sees_one_version(
+    request: pytest.FixtureRequest, store: Store, nbytes: int
+) -> None:
+    if nbytes > 1 << 20 and "moto" in request.node.callspec.params["store"]:
+        pytest.skip("moto itself shows an object while it is being replaced; Ceph runs this")
     versions = [pattern(nbytes, seed) for seed in range(3)]
     store.write("k", [versions[0]])
     finished = threading.Event()
