@@ -82,12 +82,14 @@ def test_usage_tells_water_marks(tiering: Any, corpus: Corpus) -> None:
 def test_gc_prints_what_would_go_and_then_takes_it(tiering: Any, corpus: Corpus, disk: Tier) -> None:
     with killed_after(5, disk):
         small(disk, "dead")
+    left = [key for key in objects(disk, "dead") if "/.tiering/" not in key]
+    assert left
     planned = tiering("gc", "disk", "--dry-run", "--older-than", "0s", "--json").document
     assert {one["reason"] for one in planned["garbage"]} >= {"orphaned: no version names it"}
     assert tiering("gc", "disk", "--json").document["bytes"] < planned["bytes"]
     told = tiering("gc", "disk", "dead", "--older-than", "0s", "--quarantine", "0s")
     assert told.code == 0
-    assert "dead/tokens/c/0/0" in told.out
+    assert all(key in told.out for key in left)
     assert "unfinished writes removed" in told.out
     assert not [key for key in objects(disk, "dead") if "/.tiering/" not in key]
     assert tiering("gc", "disk", "--older-than", "soon").code == 2

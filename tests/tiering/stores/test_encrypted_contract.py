@@ -33,6 +33,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture
+def creating_store(store: Store) -> Store:
+    """The suite's name for a store that keeps ``if_absent``: every store here does."""
+    return store
+
+
 for module in (test_store_contract, test_store_concurrency):
     globals().update((name, test) for name, test in vars(module).items() if name.startswith("test_"))
 
