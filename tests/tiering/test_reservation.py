@@ -58,7 +58,9 @@ def test_room_that_is_held_is_given_back_and_its_number_stays(make_tier: Callabl
 
 
 @pytest.mark.parametrize(
-    ("owner", "counts"), [(elsewhere, True), (dead, False), (process.current, False)], ids=str
+    ("owner", "counts"),
+    [(elsewhere, True), (dead, False), (process.current, False)],
+    ids=["elsewhere", "dead", "ours"],
 )
 def test_reservation_counts_until_its_process_is_known_to_be_dead(
     make_tier: Callable[..., Tier], owner: Callable[[], ProcessId], counts: bool

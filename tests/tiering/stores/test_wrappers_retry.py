@@ -163,7 +163,7 @@ BUFFERS: Sequence[Sequence[Buffer]] = (
 )
 
 
-@pytest.mark.parametrize("buffers", BUFFERS, ids=str)
+@pytest.mark.parametrize("buffers", BUFFERS, ids=["one", "three", "none", "empty"])
 def test_retry_create_whose_answer_got_lost_finds_itself(buffers: Sequence[Buffer]) -> None:
     inner = Scripted([Unavailable("lost")], after=True)
     store, _ = retry(inner)
