@@ -7,7 +7,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["whole", "whole_list"]
+__all__ = ["whole", "whole_array", "whole_list"]
 
 
 def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, example: int) -> int:
@@ -27,10 +27,10 @@ def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, 
     return number
 
 
-def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer], count: int) -> list[int]:
-    """Return `count` ints >= 0: those of a flat sequence of that length, or one number repeated.
+def whole_array(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """Return `count` ints >= 0, int64: those of a flat sequence of that length, or one number repeated.
 
-    Raises ValueError for any other shape or type and for a number below 0.
+    Read only where repeated. Raises ValueError for any other shape or type and for a number below 0.
     """
     array = np.asarray(values)
     if array.shape not in ((), (count,)):
@@ -41,5 +41,10 @@ def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer],
         raise ValueError(f"{name} must be whole numbers, not {array.dtype}; e.g. {name}=4096")
     if array.size and array.min() < 0:
         raise ValueError(f"{name} must be at least 0, not {array.min()}; e.g. {name}=4096")
-    numbers: list[int] = np.broadcast_to(array, (count,)).tolist()
+    return np.broadcast_to(array.astype(np.int64), (count,))
+
+
+def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer], count: int) -> list[int]:
+    """Return what `whole_array` does, as Python ints."""
+    numbers: list[int] = whole_array(name, values, count).tolist()
     return numbers

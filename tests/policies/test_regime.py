@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from policies import choose
 from policies.eviction import ONLINE, Eviction, make
-from policies.regime import bound
+from policies.bounds import bound
 
 
 def test_bound_of_one_reader_is_capacity_over_corpus_after_the_first_epoch() -> None:
