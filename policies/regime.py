@@ -112,7 +112,7 @@ def _for_futures(readers: Sequence[Reader], requests: Requests, capacity_bytes: 
         who = f"{len(readers)} readers keep their shards and together take each"
         if len(readers) == 1:
             who = "one reader takes each of its shards"
-        limit = 1 - (corpus_bytes - capacity_bytes) / epoch_bytes
+        limit = (epoch_bytes - corpus_bytes + capacity_bytes) / epoch_bytes
         return _for_epochs(sizes, capacity_bytes, limit, _why_pin(f"{who} once an epoch", limit))
     limit = _bound(requests, capacity_bytes)
     if not limit:
