@@ -20,7 +20,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole, whole_array
+from policies.checks import whole, whole_array, whole_ids
 
 __all__ = ["bound", "lru_hit_ratio", "most_hit_bytes", "most_hits"]
 
@@ -69,8 +69,8 @@ def most_hits(
     """Return a number of hits that no policy exceeds with a cache of `capacity_bytes`, empty at first.
 
     ids: one int a request. sizes: bytes of each request, or one number for all; an item may be kept at the
-    smallest size it has had. rounds: of sharpening; 0 gives PFOO-L. Time O(n log n) a round: about 0.3 s for
-    a million requests. Raises ValueError for sizes, a capacity or rounds below 0.
+    smallest size it has had. rounds: of sharpening; with 0 there is one price for all moments that are not
+    free. Time O(n log n) a round. Raises ValueError for sizes, a capacity or rounds below 0.
     """
     return _most(ids, sizes, capacity_bytes, rounds, count_bytes=False)
 
@@ -89,12 +89,7 @@ def most_hit_bytes(
 def _most(
     ids: npt.ArrayLike, sizes: npt.ArrayLike, capacity_bytes: int, rounds: int, *, count_bytes: bool
 ) -> int:
-    items = np.asarray(ids)
-    if items.ndim != 1 or (items.size and items.dtype.kind not in "iu"):
-        raise ValueError(
-            f"ids must be a flat sequence of ints, not {items.dtype} of shape {items.shape}; "
-            "e.g. ids=[1, 2, 1]"
-        )
+    items = whole_ids("ids", ids)
     asked = whole_array("sizes", sizes, items.size)
     capacity = whole("capacity_bytes", capacity_bytes, least=0, example=500_000_000_000)
     whole("rounds", rounds, least=0, example=16)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole, whole_array
+from policies.checks import whole, whole_array, whole_ids
 from policies.order import Order
 from policies.permute import derive_array
 
@@ -25,10 +25,10 @@ class Reader:
     """One reader of a cache that others may read from, too.
 
     epochs: for each epoch the shards in the order they are needed, ints in [0, 2**40), as `Order.shards`
-    gives them; kept as int64 arrays. shard_bytes: bytes of each shard by its number, or one number for all;
-    kept as an int64 array. corpus: which corpus it reads. speed: shards a second, or in any other unit common
-    to all readers; a mixture is one reader for each corpus, its weight the speed. affinity: "lane" where
-    every epoch, also those not given, takes the same shards; "global" where each may take others.
+    gives them. shard_bytes: bytes of each shard by its number, or one number for all. Both are kept as int64
+    arrays. corpus: which corpus it reads. speed: shards a second, or in any other unit common to all readers;
+    a mixture is one reader for each corpus, its weight the speed. affinity: "lane" where every epoch, also
+    those not given, takes the same shards; "global" where each may take others.
     Raises ValueError for any other argument.
     """
 
@@ -40,11 +40,11 @@ class Reader:
 
     def __post_init__(self) -> None:
         epochs = tuple(_shards(epoch) for epoch in self.epochs)
+        sizes = np.asarray(self.shard_bytes)
         count = 1 + max((int(epoch.max()) for epoch in epochs if epoch.size), default=-1)
-        given = np.asarray(self.shard_bytes)
-        if given.ndim == 1 and given.size < count:
+        if sizes.ndim and len(sizes) < count:
             raise ValueError(
-                f"shard_bytes must be one number or at least {count}, one for each shard, not {given.size}; "
+                f"shard_bytes must be one number or at least {count}, one for each shard, not {len(sizes)}; "
                 "e.g. shard_bytes=67108864"
             )
         if not 0 < self.speed < float("inf"):
@@ -55,7 +55,7 @@ class Reader:
             )
         object.__setattr__(self, "epochs", epochs)
         object.__setattr__(
-            self, "shard_bytes", whole_array("shard_bytes", given, given.size if given.ndim else count)
+            self, "shard_bytes", whole_array("shard_bytes", sizes, sizes.size).reshape(sizes.shape)
         )
         if self.affinity == "lane" and not self._takes_the_same():
             raise ValueError(
@@ -92,7 +92,8 @@ class Reader:
     @property
     def nbytes(self) -> Ints:
         """Bytes of each of its `shards`: int64."""
-        return np.asarray(self.shard_bytes, dtype=np.int64)[self.shards]
+        sizes = np.asarray(self.shard_bytes)
+        return sizes[self.shards] if sizes.ndim else np.full(len(self.shards), sizes)
 
     def _takes_the_same(self) -> bool:
         epochs = [np.sort(epoch) for epoch in self.epochs if len(epoch)]
@@ -115,12 +116,7 @@ class Requests:
     nbytes: int | Sequence[int] | npt.NDArray[np.integer]
 
     def __post_init__(self) -> None:
-        given = np.asarray(self.items)
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise ValueError(
-                f"items must be a flat sequence of ints, not {given.dtype} of shape {given.shape}; "
-                "e.g. items=[1, 2, 1]"
-            )
+        given = whole_ids("items", self.items)
         object.__setattr__(self, "nbytes", whole_array("nbytes", self.nbytes, given.size))
         object.__setattr__(self, "items", np.unique(given, return_inverse=True)[1])
 
@@ -186,8 +182,9 @@ def sample(requests: Requests, capacity_bytes: int, most: int) -> Sample:
 
 
 def _shards(epoch: Sequence[int] | npt.NDArray[np.integer]) -> Ints:
-    given = np.asarray(epoch)
-    shards = whole_array("epochs", given.astype(np.int64) if not given.size else given, given.size)
-    if shards.size and shards.max() >= _MOST_SHARDS:
-        raise ValueError(f"epochs must have shard numbers below 2**40, not {shards.max()}; e.g. [[2, 0, 1]]")
-    return shards
+    shards = whole_ids("epochs", epoch)
+    if shards.size and not 0 <= shards.min() <= shards.max() < _MOST_SHARDS:
+        raise ValueError(
+            f"epochs must have shards in [0, 2**40), not {shards.min()} to {shards.max()}; e.g. [[2, 0, 1]]"
+        )
+    return shards.astype(np.int64)

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from policies.bounds import bound, most_hit_bytes
 from policies.checks import whole
-from policies.eviction import ONLINE
-from policies.eviction.belady import Belady
+from policies.eviction import NAMES, ONLINE
 from policies.eviction.lru import Lru
 from policies.eviction.pin import Pin
 from policies.eviction.pin_smallest import PinSmallest
@@ -26,6 +25,7 @@ from policies.replay import replay
 
 __all__ = ["Choice", "choose"]
 
+_CLAIRVOYANT: Final = tuple(name for name in NAMES if name not in ONLINE)
 _SAMPLE: Final = 50_000
 _SHARPENING: Final = 2_000_000  # requests times rounds of the bound
 _NEARLY: Final = 0.05  # what differs by less is taken for equal
@@ -118,7 +118,9 @@ def _for_futures(readers: Sequence[Reader], requests: Requests, capacity_bytes: 
     if not limit:
         return Choice(Pin.name, limit, "nothing known to come can be a hit: give more epochs, or more room")
     part = sample(requests, capacity_bytes, _SAMPLE)
-    known, pinned = _hit_ratio(Belady.name, part), _hit_ratio(Pin.name, part)
+    ratios = {name: _hit_ratio(name, part) for name in (*_CLAIRVOYANT, Pin.name)}
+    best = max(_CLAIRVOYANT, key=ratios.__getitem__)
+    known, pinned = ratios[best], ratios[Pin.name]
     gain = known / pinned if pinned else math.inf if known else 1.0
     measured = (
         f"{known:.3f} of the bytes hit, with pin {pinned:.3f}, in {len(part.requests):,} of "
@@ -132,7 +134,7 @@ def _for_futures(readers: Sequence[Reader], requests: Requests, capacity_bytes: 
         f"{_why_not_pin(readers)}, so what is needed next should stay: {measured}; lookahead is bounded, for "
         "what is fetched too early pushes out what is needed before it"
     )
-    return Choice(Belady.name, limit, reason, gain=gain)
+    return Choice(best, limit, reason, gain=gain)
 
 
 def _for_epochs(sizes: npt.NDArray[np.int64], capacity_bytes: int, limit: float, reason: str) -> Choice:

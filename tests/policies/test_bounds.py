@@ -174,3 +174,12 @@ def test_most_hits_refuses_what_is_no_trace(arguments: tuple[object, ...], messa
             count(*arguments)
     with pytest.raises(ValueError, match="rounds must be at least 0"):
         most_hits([1], 1, 1, rounds=-1)
+
+
+def test_most_hits_never_grow_with_more_rounds() -> None:
+    """Prices may swing, and in permutations they do; the best so far is kept."""
+    random = np.random.default_rng(6)
+    ids = np.concatenate([random.permutation(80) for _ in range(6)])
+    bounds = [most_hits(ids, 1, 8, rounds=rounds) for rounds in range(40)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert replay("belady", ids, 1, 8).hits == 8 * 5 <= bounds[-1] <= 1.3 * 8 * 5 < bounds[0]
