@@ -17,7 +17,7 @@ from loaders.state import LoaderState
 from loaders.stats import LoaderStats
 from loaders.window import WindowFeed, slots_needed
 from policies import Order
-from policies.regime import bound
+from policies.bounds import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError

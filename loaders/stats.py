@@ -32,6 +32,14 @@ class LoaderStats:
         return max(0.0, 1 - self.bytes_fetched / self.bytes_needed) if self.bytes_needed else 0.0
 
     @property
+    def distance_from_bound(self) -> float:
+        """What `hit_ratio` is short of `bound`: at the end of an epoch, all that another policy could gain.
+
+        At least 0 to within the padding of blocks, unless another reader of the cache fetched for this one.
+        """
+        return self.bound - self.hit_ratio
+
+    @property
     def rows_per_second(self) -> float:
         """Rows a second, over all of the epoch so far."""
         return self.rows / self.seconds if self.seconds else 0.0

@@ -7,10 +7,12 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["whole", "whole_list"]
+__all__ = ["whole", "whole_array", "whole_ids", "whole_list"]
+
+_MOST = 1 << 60
 
 
-def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, example: int) -> int:
+def whole(name: str, value: SupportsIndex, *, least: int, below: int = _MOST, example: int) -> int:
     """Return `value` as an int in [least, below).
 
     Python and numpy integers pass; the default `below` leaves room for sums of such numbers in int64.
@@ -27,10 +29,10 @@ def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, 
     return number
 
 
-def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer], count: int) -> list[int]:
-    """Return `count` ints >= 0: those of a flat sequence of that length, or one number repeated.
+def whole_array(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """Return `count` ints, int64: those of a flat sequence of that length, or one number repeated.
 
-    Raises ValueError for any other shape or type and for a number below 0.
+    Raises ValueError for any other shape or type, a number below 0 and a sum of 2**60 or more.
     """
     array = np.asarray(values)
     if array.shape not in ((), (count,)):
@@ -41,5 +43,24 @@ def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer],
         raise ValueError(f"{name} must be whole numbers, not {array.dtype}; e.g. {name}=4096")
     if array.size and array.min() < 0:
         raise ValueError(f"{name} must be at least 0, not {array.min()}; e.g. {name}=4096")
-    numbers: list[int] = np.broadcast_to(array, (count,)).tolist()
+    numbers = np.broadcast_to(array, (count,))
+    if numbers.sum(dtype=np.float64) >= _MOST:
+        raise ValueError(f"{name} must be below 2**60 in all, not up to {array.max()}; e.g. {name}=4096")
+    return numbers.astype(np.int64)
+
+
+def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer], count: int) -> list[int]:
+    """Return what `whole_array` does, as Python ints."""
+    numbers: list[int] = whole_array(name, values, count).tolist()
     return numbers
+
+
+def whole_ids(name: str, values: npt.ArrayLike) -> npt.NDArray[np.integer]:
+    """Return the flat array of any ints, shape (n,); ValueError for another shape or type."""
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} must be a flat sequence of ints, not {array.dtype} of shape {array.shape}; "
+            f"e.g. {name}=[1, 2, 1]"
+        )
+    return array

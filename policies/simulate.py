@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from policies.bounds import bound
 from policies.checks import whole, whole_list
 from policies.eviction import Eviction, make
 from policies.order import Order
-from policies.regime import bound
 
 __all__ = ["EpochCount", "Simulation", "simulate"]
 

@@ -96,7 +96,7 @@ def _table(document: dict[str, Any]) -> Table:
     last = document["epochs"][-1]
     table = Table(title="What happened", show_header=False)
     size = format_bytes(document["corpus_bytes"])
-    hits = f"hit ratio {last['hit_ratio']:.3f} of {last['bound']:.3f}"
+    hits = f"hit ratio {last['hit_ratio']:.3f}, {last['distance_from_bound']:.3f} below the bound"
     rows = {
         "corpus": f"{document['rows']:,} rows, {document['shards']} shards, {size}",
         "moved to nvme": f"{document['moved']} shards, {document['skipped']} were there, verified",

@@ -105,7 +105,8 @@ def train_epochs(corpus: Corpus, where: Places, client: Client, say: Say) -> tup
         say(
             f"epoch {epoch.epoch}: {epoch.rows_per_second:,.0f} rows/s, "
             f"{format_bytes(epoch.bytes_fetched)} fetched, {epoch.bytes_fetched / corpus.nbytes:.2f} of all, "
-            f"hit ratio {epoch.hit_ratio:.3f}, bound {epoch.bound:.3f}, {epoch.bits_per_token} bits a token"
+            f"hit ratio {epoch.hit_ratio:.3f}, {epoch.distance_from_bound:.3f} below the bound, "
+            f"{epoch.bits_per_token} bits a token"
         )
         epochs.append(epoch)
         plugin.publish_counters(client)

@@ -40,6 +40,7 @@ class Epoch:
     bytes_fetched: int
     hit_ratio: float
     bound: float
+    distance_from_bound: float
     stall_seconds: float
     bits_per_token: float
     """Entropy of the tokens seen: what the best model without context would reach."""
@@ -61,6 +62,7 @@ def train(corpus: Corpus, cache: NodeCache, epochs: int) -> Iterator[Epoch]:
             bytes_fetched=stats.bytes_fetched,
             hit_ratio=round(stats.hit_ratio, 4),
             bound=round(stats.bound, 4),
+            distance_from_bound=round(stats.distance_from_bound, 4),
             stall_seconds=round(stats.stall_seconds, 4),
             bits_per_token=round(float(-(share * np.log2(share)).sum()), 4),
         )

@@ -79,7 +79,7 @@ def test_loader_with_a_pin_cache_fetches_all_once_and_then_what_does_not_fit(
             else:
                 assert stats.bytes_fetched == (10 - kept) * block
                 assert stats.bound == pytest.approx(min(1.0, (kept + 0.5) / 10), abs=1e-3)
-            assert stats.hit_ratio <= stats.bound
+            assert 0 <= stats.distance_from_bound == stats.bound - stats.hit_ratio
         assert cache.status().shards == kept
         cache.close()
 

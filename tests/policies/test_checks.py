@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from policies.checks import whole, whole_list
+from policies.checks import whole, whole_ids, whole_list
 
 
 @pytest.mark.parametrize("value", [1.0, "1", None, np.float64(1)])
@@ -30,8 +30,39 @@ def test_whole_list_repeats_one_number_and_keeps_many() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [[1, 2], [[1], [2], [3]], 1.5, [1.0, 2.0, 3.0], [1, -1, 1], -1, ["a", "b", "c"]]
+    "values",
+    [
+        [1, 2],
+        [[1], [2], [3]],
+        1.5,
+        [1.0, 2.0, 3.0],
+        [1, -1, 1],
+        -1,
+        1 << 60,
+        [1 << 63, 1, 1],
+        ["a", "b", "c"],
+    ],
 )
-def test_whole_list_refuses_another_shape_type_or_sign(values: object) -> None:
+def test_whole_list_refuses_another_shape_type_sign_or_sum(values: object) -> None:
     with pytest.raises(ValueError, match=r"sizes must be .* e\.g\. sizes=4096"):
         whole_list("sizes", values, 3)  # type: ignore[arg-type]
+
+
+def test_whole_list_takes_a_sum_just_below_the_most() -> None:
+    assert whole_list("sizes", [(1 << 60) - 1024, 0], 2) == [(1 << 60) - 1024, 0]
+    with pytest.raises(ValueError, match=r"sizes must be below 2\*\*60 in all, not up to 288230376151711744"):
+        whole_list("sizes", 1 << 58, 4)
+
+
+def test_whole_ids_are_any_ints_in_a_row() -> None:
+    assert whole_ids("ids", [3, -1]).tolist() == [3, -1]
+    assert whole_ids("ids", np.array([2**64 - 1], dtype=np.uint64)).tolist() == [2**64 - 1]
+    assert whole_ids("ids", []).tolist() == []
+
+
+@pytest.mark.parametrize("values", [1, [[1]], [0.5], ["a"]])
+def test_whole_ids_refuse_another_shape_or_type(values: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"ids must be a flat sequence of ints, not .* e\.g\. ids=\[1, 2, 1\]"
+    ):
+        whole_ids("ids", values)
