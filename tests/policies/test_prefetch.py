@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies import replay
@@ -26,17 +26,35 @@ def begun(prefetcher: Prefetcher[int]) -> list[int]:
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(FUTURE, SIZES, st.integers(0, 14), st.integers(1, 4), AHEAD, st.data())
+@given(
+    FUTURE,
+    SIZES,
+    st.integers(0, 14),
+    st.integers(1, 4),
+    AHEAD,
+    st.integers(0, 3),
+    st.integers(0, 1 << 20),
+    st.booleans(),
+)
+@example(
+    [2, 1, 2, 1, 0, 0, 3, 1], [2, 3, 5, 2, 0, 0, 0, 0], 12, 4, 1000, 0, 85, True
+)  # evicted, and needed soon
 def test_integrated_keeps_the_four_rules_and_the_capacity(
-    future: list[int], sizes: list[int], capacity: int, slots: int, ahead: int, data: st.DataObject
+    future: list[int],
+    sizes: list[int],
+    capacity: int,
+    slots: int,
+    ahead: int,
+    spare: int,
+    seed: int,
+    shrinks: bool,
 ) -> None:
-    spare = data.draw(st.integers(0, slots - 1))
     nbytes = [sizes[item] for item in future]
-    watcher = RuleWatcher(future, nbytes, capacity, slots, ahead, spare, data.draw(st.integers(0, 1 << 20)))
-    watcher.shrinks = data.draw(st.booleans())
+    watcher = RuleWatcher(future, nbytes, capacity, slots, ahead, min(spare, slots - 1), seed)
+    watcher.shrinks = shrinks
     watcher.run()
     stats = watcher.prefetcher.stats
-    assert stats.peak_bytes <= (14 if watcher.shrinks else capacity)
+    assert stats.peak_bytes <= (14 if shrinks else capacity)
     assert (stats.requests, stats.requested_bytes) == (len(future), sum(nbytes))
     assert (stats.fetches, stats.fetched_bytes) == (watcher.fetches, watcher.fetched_bytes)
     assert (stats.failures, stats.wasted_bytes) == (watcher.failures, watcher.wasted_bytes)
