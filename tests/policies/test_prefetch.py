@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -79,6 +81,12 @@ def test_ring_fetches_no_more_than_a_replay_and_keeps_the_capacity(
     if not ahead:
         assert (stats.fetches, stats.fetched_bytes) == (counted.misses, counted.miss_bytes)
     assert stats.wasted_bytes == 0
+
+
+def test_integrated_keeps_the_four_rules_in_a_long_run() -> None:
+    dice = Random(3)
+    future = [dice.randrange(12) for _ in range(600)]
+    RuleWatcher(future, [1 + item % 3 for item in future], 9, 3, 1000, 0, seed=1).run()
 
 
 def test_integrated_fetches_in_the_order_of_need_within_slots_and_lookahead() -> None:
