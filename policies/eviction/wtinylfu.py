@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["WTinyLfu"]
 
@@ -29,7 +29,7 @@ _STEP_DECAY: Final = 0.98
 _RESTART: Final = 0.05
 
 
-class WTinyLfu(Eviction[Item]):
+class WTinyLfu(Algorithm[Item]):
     """Three LRU queues of item to bytes: the window, and the main part's on probation and protected."""
 
     name = "wtinylfu"
