@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from policies.checks import whole
 
-__all__ = ["Algorithm", "Eviction", "Item", "absent"]
+__all__ = ["Algorithm", "Eviction", "Item", "absent", "checked_capacity"]
 
 Item = TypeVar("Item", bound=Hashable)
 _MOST_BYTES = 1 << 63
@@ -100,7 +100,7 @@ class Algorithm(Eviction[Item]):
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity_bytes = _capacity(capacity_bytes)
+        self._capacity_bytes = checked_capacity(capacity_bytes)
         self._used_bytes = 0
 
     @property
@@ -131,7 +131,7 @@ class Algorithm(Eviction[Item]):
 
     def resize(self, capacity_bytes: int) -> list[Item]:
         """Set the capacity and return the victims that no longer fit; ValueError for a capacity below 0."""
-        self._capacity_bytes = _capacity(capacity_bytes)
+        self._capacity_bytes = checked_capacity(capacity_bytes)
         return self._shrink(self._capacity_bytes)
 
     def _make_room(self, item: Item, nbytes: int) -> list[Item] | None:  # noqa: ARG002
@@ -169,5 +169,6 @@ def absent(policy: Eviction[Item], item: Item, nbytes: int) -> None:
         raise ValueError(f"nbytes must be at least 0, not {nbytes}; for example nbytes=67108864")
 
 
-def _capacity(capacity_bytes: int) -> int:
+def checked_capacity(capacity_bytes: int) -> int:
+    """Return the capacity; ValueError for one below 0."""
     return whole("capacity_bytes", capacity_bytes, least=0, below=_MOST_BYTES, example=500_000_000_000)

@@ -41,7 +41,7 @@ class BeladySize(Foretold[Item]):
     def __iter__(self) -> Iterator[Item]:
         """The costliest at this moment first."""
         times = [time for heap in self._heaps.values() for time in heap if self._is_live(time)]
-        return (self._item(time) for time in sorted(times, key=self._cost, reverse=True))
+        return (self._item(time) for time in sorted(times, key=lambda time: (-self._cost(time), time)))
 
     def _displace(self, time: int, nbytes: int) -> list[Item] | None:
         cost = nbytes * (-time - self._now)

@@ -6,14 +6,24 @@ from typing import Final
 
 from policies.eviction.base import Algorithm, Item
 
-__all__ = ["Foretold", "next_uses"]
+__all__ = ["NEVER", "Foretold", "follow", "next_uses"]
 
-_NEVER: Final = 1 << 62
+NEVER: Final = 1 << 62
+"""Later than every request."""
 
 
 def next_uses(future: Sequence[Item]) -> list[int]:
     """For each request the position of the next one for the same item; 2**62 where there is none. O(n)."""
-    return [-time if time > -len(future) else _NEVER for time in _times(future)]
+    return [-time if time > -len(future) else NEVER for time in _times(future)]
+
+
+def follow(future: Sequence[Item], now: int, item: Item) -> int:
+    """Return the position after `now`; ValueError where another item than this one was foretold there."""
+    now += 1
+    if now >= len(future) or future[now] != item:
+        foretold = repr(future[now]) if now < len(future) else "nothing more"
+        raise ValueError(f"request {now} is for {item!r}, and {foretold} was foretold")
+    return now
 
 
 def _times(future: Sequence[Item]) -> list[int]:
@@ -50,15 +60,11 @@ class Foretold(Algorithm[Item]):
 
     def hit(self, item: Item) -> bool:
         """Return whether the item is resident; ValueError where another request was foretold."""
-        now = self._now + 1
-        if now >= len(self._future) or self._future[now] != item:
-            foretold = repr(self._future[now]) if now < len(self._future) else "nothing more"
-            raise ValueError(f"request {now} is for {item!r}, and {foretold} was foretold")
-        self._now = now
+        self._now = follow(self._future, self._now, item)
         nbytes = self._nbytes.get(item)
         if nbytes is None:
             return False
-        self._push(self._times[now], nbytes)
+        self._push(self._times[self._now], nbytes)
         return True
 
     def __contains__(self, item: object) -> bool:
