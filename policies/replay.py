@@ -60,11 +60,5 @@ def replay(
     items: list[int] = requested.tolist()
     each = whole_list("sizes", sizes, len(items))
     policy: Eviction[int] = make(name, capacity_bytes, items)
-    hit, admit = policy.hit, policy.admit
-    misses = miss_bytes = 0
-    for item, nbytes in zip(items, each, strict=True):
-        if not hit(item):
-            misses += 1
-            miss_bytes += nbytes
-            admit(item, nbytes)
+    misses, miss_bytes = policy.run(items, each)
     return Replay(requests=len(items), misses=misses, bytes=sum(each), miss_bytes=miss_bytes)

@@ -1,6 +1,11 @@
-"""What a cache of bounded size keeps: one algorithm per module behind the interface of `base`."""
+"""What a cache of bounded size keeps: one algorithm per module behind the interface of `base`.
+
+`Expiring` and `Pinning` go around any of them, and around each other.
+"""
 
 from policies.eviction.base import Eviction
+from policies.eviction.expiring import Expiring
+from policies.eviction.pinning import Pinning
 from policies.eviction.registry import NAMES, ONLINE, make
 
-__all__ = ["NAMES", "ONLINE", "Eviction", "make"]
+__all__ = ["NAMES", "ONLINE", "Eviction", "Expiring", "Pinning", "make"]

@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["Arc"]
 
 
-class Arc(Eviction[Item]):
+class Arc(Algorithm[Item]):
     """Four queues of item to bytes, least recently used first; `_t1_target` is the paper's p, in bytes."""
 
     name = "arc"

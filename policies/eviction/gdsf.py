@@ -8,14 +8,14 @@ victim.
 import heapq
 from collections.abc import Iterator
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["Gdsf"]
 
 _SPARE = 64
 
 
-class Gdsf(Eviction[Item]):
+class Gdsf(Algorithm[Item]):
     """Item to [bytes, uses, ticket], and a heap by priority whose outdated tickets are passed over."""
 
     name = "gdsf"

@@ -10,7 +10,7 @@ resident ones; the stack orders items by their last use down to the least recent
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["Lirs"]
 
@@ -27,7 +27,7 @@ class _Seen:
         self.nbytes, self.hot, self.resident = nbytes, hot, True
 
 
-class Lirs(Eviction[Item]):
+class Lirs(Algorithm[Item]):
     """The stack and the queue, least recent first, and the items that the stack only remembers.
 
     A hit may cool a hot item down, and with sizes that differ another may then have to leave: the next

@@ -7,14 +7,14 @@ One reader that takes each item once an epoch fetches the same bytes with every 
 import heapq
 from collections.abc import Iterator
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["PinSmallest"]
 
 _SPARE = 64
 
 
-class PinSmallest(Eviction[Item]):
+class PinSmallest(Algorithm[Item]):
     """Item to (bytes, number of its admission), and a heap of them, the largest and then the newest first."""
 
     name = "pin-smallest"

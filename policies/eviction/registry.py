@@ -5,10 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 from policies.eviction.arc import Arc
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Eviction, Item
 from policies.eviction.belady import Belady
+from policies.eviction.belady_size import BeladySize
 from policies.eviction.clock import Clock
 from policies.eviction.fifo import Fifo
+from policies.eviction.foretold import Foretold
 from policies.eviction.gdsf import Gdsf
 from policies.eviction.lfu import Lfu
 from policies.eviction.lirs import Lirs
@@ -21,7 +23,10 @@ from policies.eviction.wtinylfu import WTinyLfu
 
 __all__ = ["NAMES", "ONLINE", "make"]
 
-_ONLINE: Mapping[str, type[Eviction[Any]]] = MappingProxyType(
+_FORETOLD: Mapping[str, type[Foretold[Any]]] = MappingProxyType(
+    {algorithm.name: algorithm for algorithm in (Belady, BeladySize)}
+)
+_ONLINE: Mapping[str, type[Algorithm[Any]]] = MappingProxyType(
     {
         algorithm.name: algorithm
         for algorithm in (
@@ -32,19 +37,20 @@ _ONLINE: Mapping[str, type[Eviction[Any]]] = MappingProxyType(
 
 ONLINE = tuple(_ONLINE)
 """Those that need not know the future."""
-NAMES = (*ONLINE, Belady.name)
+NAMES = (*ONLINE, *_FORETOLD)
 
 
 def make(name: str, capacity_bytes: int, future: Sequence[Item] | None = None) -> Eviction[Item]:
     """Return an empty cache policy of this name for so many bytes.
 
-    future: every request to come, for ``belady``, which needs it; the others do not look at it.
-    Raises ValueError for a name not in `NAMES`, a capacity below 0, or ``belady`` without its future.
+    future: every request to come, for ``belady`` and ``belady-size``, which need it; the others do not look
+    at it. Raises ValueError for a name not in `NAMES`, a capacity below 0, or a future that is needed and
+    missing.
     """
-    if name == Belady.name:
+    if name in _FORETOLD:
         if future is None:
             raise ValueError(f"policy {name!r} must know the future; use one of {', '.join(ONLINE)}")
-        return Belady(capacity_bytes, future)
+        return _FORETOLD[name](capacity_bytes, future)
     if name not in _ONLINE:
         raise ValueError(f"policy must be one of {', '.join(NAMES)}, not {name!r}; for example policy='pin'")
     return _ONLINE[name](capacity_bytes)

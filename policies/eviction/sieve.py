@@ -8,68 +8,87 @@ is the paper's list with its hand, without a list of our own.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["Sieve"]
 
 
-class Sieve(Eviction[Item]):
-    """Item to [bytes, used since the hand last passed], and the two parts of the queue, oldest first."""
+class Sieve(Algorithm[Item]):
+    """The two parts of the queue, item to bytes, oldest first, and those used since the hand last passed."""
 
     name = "sieve"
 
     def __init__(self, capacity_bytes: int) -> None:
         super().__init__(capacity_bytes)
-        self._entries: dict[Item, list[int]] = {}
-        self._passed: OrderedDict[Item, None] = OrderedDict()
-        self._ahead: OrderedDict[Item, None] = OrderedDict()
+        self._passed: OrderedDict[Item, int] = OrderedDict()
+        self._ahead: OrderedDict[Item, int] = OrderedDict()
+        self._used: set[Item] = set()
 
     def hit(self, item: Item) -> bool:
         """Return whether the item is resident, and let it survive the hand once."""
-        entry = self._entries.get(item)
-        if entry is None:
+        if item not in self._ahead and item not in self._passed:
             return False
-        entry[1] = 1
+        self._used.add(item)
         return True
 
     def __contains__(self, item: object) -> bool:
-        return item in self._entries
+        return item in self._ahead or item in self._passed
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._ahead) + len(self._passed)
 
     def __iter__(self) -> Iterator[Item]:
         """Those that were not used leave before those that were."""
-        for used in (0, 1):
-            for item in chain(self._ahead, self._passed):
-                if self._entries[item][1] == used:
-                    yield item
+        yield from (item for item in chain(self._ahead, self._passed) if item not in self._used)
+        yield from (item for item in chain(self._ahead, self._passed) if item in self._used)
+
+    def _run(self, items: Sequence[Item], sizes: Sequence[int]) -> tuple[int, int]:
+        ahead, passed, used = self._ahead, self._passed, self._used
+        capacity_bytes, used_bytes, use = self._capacity_bytes, self._used_bytes, self._used.add
+        misses = miss_bytes = 0
+        for item, nbytes in zip(items, sizes, strict=True):
+            if item in passed or item in ahead:
+                use(item)
+                continue
+            misses += 1
+            miss_bytes += nbytes
+            if nbytes <= capacity_bytes:
+                used_bytes += nbytes
+                while used_bytes > capacity_bytes:
+                    found, found_bytes = ahead.popitem(False)
+                    if found in used:
+                        used.remove(found)
+                        passed[found] = found_bytes
+                    else:
+                        used_bytes -= found_bytes
+                    if not ahead:
+                        ahead, passed = passed, ahead
+                ahead[item] = nbytes
+        self._ahead, self._passed, self._used_bytes = ahead, passed, used_bytes
+        return misses, miss_bytes
 
     def _insert(self, item: Item, nbytes: int) -> None:
-        self._entries[item] = [nbytes, 0]
-        self._ahead[item] = None
+        self._ahead[item] = nbytes
 
     def _take(self, item: Item) -> int:
-        part = self._ahead if item in self._ahead else self._passed
-        del part[item]
+        self._used.discard(item)
+        nbytes = (self._ahead if item in self._ahead else self._passed).pop(item)
         self._start_again()
-        return self._entries.pop(item)[0]
+        return nbytes
 
     def _evict(self) -> tuple[Item, int]:
         while True:
-            item, _ = self._ahead.popitem(last=False)
-            entry = self._entries[item]
-            if entry[1]:
-                entry[1] = 0
-                self._passed[item] = None
-                self._start_again()
-                continue
+            item, nbytes = self._ahead.popitem(last=False)
+            used = item in self._used
+            if used:
+                self._used.remove(item)
+                self._passed[item] = nbytes
             self._start_again()
-            del self._entries[item]
-            return item, entry[0]
+            if not used:
+                return item, nbytes
 
     def _start_again(self) -> None:
         """At the newest item the hand goes back to the oldest, before anything new comes in behind it."""

@@ -12,24 +12,27 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from policies.eviction.base import Eviction, Item
+from policies.eviction.base import Algorithm, Item
 
 __all__ = ["WTinyLfu"]
 
-_FIRST_WINDOW_SHARE: Final = 0.1
+_FIRST_WINDOW_SHARE: Final = 0.01
 _MOST_WINDOW_SHARE: Final = 0.8
-_PROTECTED_SHARE: Final = 0.5
-_SAMPLE: Final = 10
+_PROTECTED_SHARE: Final = 0.8
+_SAMPLE: Final = 32
 """Counts are halved after so many requests for each resident item."""
+_CLEARLY: Final = 1.5
+"""So many times as often as another an item must have been used to displace it. Where all are used equally
+often, as when every epoch takes each once, one use more says only whose turn it was."""
 _PERIOD: Final = 10
 """The window may change after so many."""
 _LEAST_PERIOD: Final = 32
-_FIRST_STEP: Final = 0.0625
+_FIRST_STEP: Final = 0.03
 _STEP_DECAY: Final = 0.98
 _RESTART: Final = 0.05
 
 
-class WTinyLfu(Eviction[Item]):
+class WTinyLfu(Algorithm[Item]):
     """Three LRU queues of item to bytes: the window, and the main part's on probation and protected."""
 
     name = "wtinylfu"
@@ -130,7 +133,7 @@ class WTinyLfu(Eviction[Item]):
         return victims
 
     def _contest(self, item: Item, nbytes: int) -> list[Item] | None:
-        """Evict what an item has to displace from the main part, or None where one of these was used more."""
+        """Evict what an item has to displace from the main part; None where it was not clearly used more."""
         main_bytes = self._used_bytes - self._window_bytes
         needed_bytes = main_bytes + nbytes - (1 - self._window_share) * self._capacity_bytes
         queues = [self._probation, self._protected]
@@ -142,7 +145,7 @@ class WTinyLfu(Eviction[Item]):
         for victim, victim_bytes in chain.from_iterable(queue.items() for queue in queues):
             if needed_bytes <= 0:
                 break
-            if self._uses.get(victim, 0) >= uses:
+            if self._uses.get(victim, 0) * _CLEARLY >= uses:
                 return None
             victims.append(victim)
             needed_bytes -= victim_bytes

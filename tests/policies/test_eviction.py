@@ -131,7 +131,9 @@ def test_eviction_survives_pickling(name: str) -> None:
 
 def test_make_names_the_policies_it_knows() -> None:
     assert [make(name, 1, ()).name for name in NAMES] == list(NAMES)
-    with pytest.raises(ValueError, match=r"policy must be one of fifo, lru, clock, .*, belady, not 'mru'"):
+    with pytest.raises(
+        ValueError, match=r"policy must be one of fifo, lru, clock, .*, belady, belady-size, not 'mru'"
+    ):
         make("mru", 1)
     with pytest.raises(ValueError, match="policy 'belady' must know the future; use one of fifo, "):
         make("belady", 1)

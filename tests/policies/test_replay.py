@@ -56,12 +56,7 @@ def test_belady_on_a_real_trace_misses_as_libcachesim_does_where_it_must_admit()
     trace = np.fromfile(TRACE, dtype=RECORD)
     ids, sizes = trace["id"].tolist(), trace["size"].tolist()
     for capacity_mib, expected in zip(CAPACITIES_MIB, BELADY, strict=True):
-        policy = Belady(capacity_mib * MIB, ids, must_admit=True)
-        misses = 0
-        for item, nbytes in zip(ids, sizes, strict=True):
-            if not policy.hit(item):
-                misses += 1
-                policy.admit(item, nbytes)
+        misses, _ = Belady(capacity_mib * MIB, ids, must_admit=True).run(ids, sizes)
         assert misses == expected
         assert replay("belady", ids, sizes, capacity_mib * MIB).misses <= expected
 
