@@ -55,7 +55,7 @@ def check_clean(error: BaseException) -> None:
 @EVERY_CALL
 def test_unreachable_endpoint_is_unavailable(make: StoreMaker, call: Callable[[Store], object]) -> None:
     endpoint = Endpoint(f"http://127.0.0.1:{free_port()}", "none")
-    with make("lake", "s3://bucket/x", endpoint.options(deadline_seconds=2)) as store:
+    with make("lake", "s3://bucket/x", endpoint.options(deadline_seconds=30)) as store:
         with pytest.raises(Unavailable, match="tier 'lake'") as caught:
             call(store)
         assert caught.value.retryable
