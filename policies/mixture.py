@@ -1,16 +1,16 @@
-"""Several corpora mixed in exact proportion: which row of which corpus stands at which position of which lane.
+"""Several corpora mixed in exact proportion: which row of which stands at which position of which lane.
 
 Invariant: all lanes advance in lockstep, and the rows of steps [0, s) hold every corpus in its proportion to
 within one row, for every s at once; where a row stands is a pure function of (orders, weights), and the state
 of a reader is one number, its position.
 
-The draws of all lanes are one sequence, `policies.schedule.chairman` repeated without end, of which step p is
-the draws [p*L, (p+1)*L). Frozen for ever: let T = W / gcd(W, L), the steps after which the draws of a step are
-the same again, and write p = b*T + t with 0 <= t < T. Lane l takes the draw at place (l + b + r_t) mod L of
-the step, with r_t = (t * 0x9E3779B9 mod 2**32) * L >> 32. So after W*L / gcd(W, L) steps each lane has
+The draws of all lanes are one sequence, `policies.schedule.chairman` repeated without end, of which step p
+is the draws [p*L, (p+1)*L). Frozen for ever: let T = W / gcd(W, L), the steps after which the draws of a step
+are the same again, and write p = b*T + t with 0 <= t < T. Lane l takes the draw at place (l + b + r_t) mod L
+of the step, with r_t = (t * 0x9E3779B9 mod 2**32) * L >> 32. So after W*L / gcd(W, L) steps each lane has
 taken each draw equally often; until then its own shares drift by some rows. The rows that lane l draws of a
-corpus are those of lane l of the corpus's order, epoch after epoch: a rank reads its own lanes of every corpus,
-and nothing else.
+corpus are those of lane l of the corpus's order, epoch after epoch: a rank reads its own lanes of every
+corpus, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -47,11 +47,11 @@ class Draws:
 
 
 class Mixture:
-    """An endless sequence of rows of several orders: immutable, seekable, picklable, safe to share by threads.
+    """An endless sequence of rows of several orders: immutable, seekable, picklable, safe to share.
 
-    orders: one a corpus, of equally many lanes, each with at least a row a lane. weights: the share of each in
-    the draws, in any unit, above 0; floats count as the decimals they print as. A lane that has drawn all of
-    its rows of a corpus goes on with that corpus's next epoch. Raises ValueError for other orders, and for
+    orders: one a corpus, of equally many lanes, each with at least a row a lane. weights: the share of each
+    in the draws, in any unit, above 0; floats count as the decimals they print as. A lane that has drawn all
+    of its rows of a corpus goes on with that corpus's next epoch. Raises ValueError for other orders, and for
     weights that are not in the proportion of whole numbers of sum W <= 65,536 with lcm(W, lanes) <= 2**24.
     A seek costs no walking; memory 6 * lcm(W, lanes) bytes beside the orders.
     """
@@ -98,9 +98,9 @@ class Mixture:
         return self._orders[0].rank_lanes(rank, world_size)
 
     def places(self, lane: int, position: int) -> list[tuple[int, int]]:
-        """Return where the lane stands before this position: for each corpus its epoch and position in that.
+        """Return where the lane stands before this position: of each corpus its epoch and position in that.
 
-        With `Order.window` and `Order.future` of that corpus, it says what to read next. Raises ValueError for
+        With `Order.window` and `Order.future` of the corpus it says what to read next. Raises ValueError for
         a lane outside [0, lanes) or a position outside [0, 2**50).
         """
         lane = whole("lane", lane, least=0, below=self.lanes, example=0)
@@ -152,10 +152,11 @@ class Mixture:
         return Mixture, (self._orders, self._weights)
 
     def _drawn(self, lane: int, block: Int64s, corpora: Int64s) -> Int64s:
-        """Return how many rows of each of `corpora` the lane took in the first `block` times `_steps` steps."""
+        """Return how many rows of `corpora` the lane took in the first `block` times `_steps` steps."""
         rounds, rest = np.divmod(block, self.lanes)
-        drawn: Int64s = rounds * self._before[self.lanes, corpora]
-        return drawn + self._before[lane + rest, corpora] - self._before[lane, corpora]
+        drawn: Int64s = self._before[lane + rest, corpora] - self._before[lane, corpora]
+        drawn += rounds * self._before[self.lanes, corpora]
+        return drawn
 
 
 def _endless(order: Order, lane: int, first: int, count: int) -> tuple[Int64s, Int64s]:
@@ -180,12 +181,12 @@ def _check(orders: Sequence[Order], weights: Sequence[int]) -> None:
             )
         if len(order) < order.lanes:
             raise ValueError(
-                f"orders[{number}] must have at least a row for each of {order.lanes} lanes, not {len(order)}; "
-                f"for example lanes=1"
+                f"orders[{number}] must have a row for each of {order.lanes} lanes, not {len(order)} rows; "
+                "for example lanes=1"
             )
     total, lanes = sum(weights), orders[0].lanes
     if total // gcd(total, lanes) * lanes > _MOST_ENTRIES:
         raise ValueError(
-            f"weights that add up to {total} need too large a table for {lanes} lanes; round them, for example "
-            f"weights={[max(1, round(weight * 100 / total)) for weight in weights]}"
+            f"weights that add up to {total} need too large a table for {lanes} lanes; round them, for "
+            f"example weights={[max(1, round(weight * 100 / total)) for weight in weights]}"
         )

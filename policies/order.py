@@ -36,8 +36,8 @@ class Order:
     "global" (rows are dealt to lanes anew each epoch) or "lane" (a lane has the same rows in every epoch, in
     another order). keep: the rows that take part, all by default: a bool mask, ascending row numbers, or
     half-open ranges of them, shape (k, 2). The exact definition stands in the modules of `policies.modes`.
-    Raises ValueError for any other argument. Time O(shards); memory 8 bytes a shard, up to 48 more in use, and
-    the kept rows as `policies.rowset` says.
+    Raises ValueError for any other argument. Time O(shards); memory 8 bytes a shard, up to 48 more in use,
+    and the kept rows as `policies.rowset` says.
     """
 
     __slots__ = ("_bounds", "_layout", "_mode", "_name", "_shards")

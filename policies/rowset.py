@@ -148,7 +148,8 @@ class Bits:
         counts = np.cumsum(np.bitwise_count(self.words[span]), axis=1, dtype=np.int64)
         word = (counts <= rest[:, None]).sum(axis=1)
         rest -= np.where(word > 0, counts[np.arange(len(word)), word - 1], 0)
-        bits, found = self.words[span, word], span * _SPAN + word * 64
+        bits = self.words[span, word]
+        found: Int64s = span * _SPAN + word * 64
         for half in (32, 16, 8, 4, 2, 1):  # is it above the lower half of the bits that are left?
             count = np.bitwise_count(bits & np.uint64((1 << half) - 1)).astype(np.int64)
             above = rest >= count

@@ -2,10 +2,10 @@
 
 With k corpora and weights w_i that add up to 1, the first n draws hold n * w_i of corpus i to within
 1 - 1 / (2k - 2), for every n and i at once; no rule does better for all weights (Tijdeman: The chairman
-assignment problem, Discrete Mathematics 32, 1980). Equivalently, draw j of corpus i has a first and a last place
-where it may stand, and taking the draw whose last place comes first meets all of them (earliest deadline
-first, optimal for unit jobs: Jackson, 1955). The weights are whole numbers of sum W, so the sequence
-repeats after W draws.
+assignment problem, Discrete Mathematics 32, 1980). Equivalently, draw j of corpus i has a first and a last
+place where it may stand, and taking the draw whose last place comes first meets all of them (Steiner,
+Yeomans: Level schedules for mixed-model, just-in-time processes, Management Science 39, 1993). The weights
+are whole numbers of sum W, so the sequence repeats after W draws.
 """
 
 import heapq
@@ -48,10 +48,10 @@ def whole_weights(weights: Sequence[float | Fraction]) -> list[int]:
 
 
 def chairman(weights: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the corpus of each of the W = sum(weights) draws of a period: int64, shape (W,). Time O(W log W).
+    """Return the corpus of each of the W = sum(weights) draws of a period: int64, shape (W,), O(W log W).
 
-    Draw n, counted from 1, may be number j of corpus i from n >= (j - d) * W / w_i on, and number j has come by
-    n <= (j - 1 + d) * W / w_i + 1 rounded down, with d = 1 - 1 / (2k - 2). Equal deadlines go by corpus.
+    Draw n, counted from 1, may be number j of corpus i from n >= (j - d) * W / w_i on, and number j has come
+    by n <= (j - 1 + d) * W / w_i + 1 rounded down, with d = 1 - 1 / (2k - 2). Equal deadlines go by corpus.
     """
     whole, count = sum(weights), len(weights)
     spare = max(2 * count - 2, 2)  # d = (spare - 1) / spare
