@@ -159,5 +159,6 @@ def test_golden_rows_differ_between_epochs_except_in_stored_order() -> None:
 if __name__ == "__main__":
     known = json.loads(GOLDEN.read_text())
     known["records"] += list(records())[len(known["records"]) :]
-    known.setdefault("mixtures", []).extend(list(mixture_records())[len(known.get("mixtures", [])) :])
+    mixtures = known.setdefault("mixtures", [])
+    mixtures += list(mixture_records())[len(mixtures) :]
     GOLDEN.write_text(json.dumps(known, indent=1) + "\n")
