@@ -22,7 +22,7 @@ from policies.permute import derive
 __all__ = ["Full"]
 
 _FULL = 4  # domain of `derive`
-_CHUNK = 1 << 16  # positions looked at together by a search for shards
+_CHUNK = 1 << 16  # positions looked at together by a search for shards, up to a whole window
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -82,9 +82,10 @@ class Full(Mode):
         limits = [layout.lane_limits(lane) for lane in lanes]
         longest = max((end - begin for begin, end in limits), default=0)
         missing = np.arange(len(met)) if not layout.lasting else self._held(limits)
-        for chunk in range(0, longest, _CHUNK)[::way]:
+        size = -(-_CHUNK // layout.window_blocks) * layout.window_blocks  # whole windows: all of one time
+        for chunk in range(0, longest, size)[::way]:
             for place, (lane, (begin, end)) in enumerate(zip(lanes, limits, strict=True)):
-                positions = np.arange(chunk, min(chunk + _CHUNK, end - begin))
+                positions = np.arange(chunk, min(chunk + size, end - begin))
                 shards = layout.shards_of(self._numbers(epoch, lane, chunk, chunk + len(positions)))
                 times = way * (positions // layout.window_blocks * len(lanes) + place)
                 fresh = met[shards] > times

@@ -90,12 +90,13 @@ def test_order_shards_come_as_their_first_windows_do(case: Case, epoch: int, dat
 
 @PROFILE
 @given(case=CASES, epoch=EPOCHS, budget=st.integers(1, 40))
-def test_order_shards_do_not_depend_on_how_many_groups_are_dealt_at_once(
+def test_order_shards_do_not_depend_on_how_much_is_looked_at_at_once(
     case: Case, epoch: int, budget: int
 ) -> None:
     lanes = list(range(case.lanes))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(window_mode, "_DEAL_BLOCKS", budget)
+        patch.setattr(full_mode, "_CHUNK", budget)
         assert order_of(case).shards(epoch, lanes).tolist() == shards_needed(case, epoch, lanes)
 
 
@@ -118,6 +119,15 @@ def test_order_future_is_what_walking_the_epochs_finds(
     uses = np.column_stack((found.shards, found.starts, found.stops, found.nexts))
     assert uses.dtype == np.int64
     assert list(map(tuple, uses.tolist())) == future(case, range(epoch, epoch + epochs), sorted(lanes))
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_order_future_ends_a_use_with_the_last_window_of_its_shard(mode: str) -> None:
+    for seed in range(4):
+        case = Case([5, 9, 14, 3, 8, 7], 3, seed, mode, 1, 2, 3)  # groups that do not fill their last window
+        assert order_of(case).future(0, 0, 1).stops.tolist() == [
+            use[2] for use in future(case, range(1), [0])
+        ]
 
 
 @PROFILE
@@ -243,11 +253,11 @@ def test_order_that_keeps_no_row_has_none(mode: str) -> None:
 
 
 def test_order_of_a_subset_prunes_shards_and_reads_nothing_but_blocks_with_kept_rows() -> None:
-    kept = [300, 306, 1400, 1401, 1500]  # shard 1; then of shard 5 blocks 0 and 1 of 64 rows
+    kept = [300, 306, 1400, 1401, 1650]  # shard 1; then of shard 5 blocks 0 and 3 of 64 rows
     order = Order(UNEVEN, block_rows=64, lanes=1, keep=kept)
     assert sorted(order.shards(0, 0).tolist()) == [1, 5]
     window = order.window(0, 0, 0)
-    assert sorted(window.blocks.tolist()) == [[300, 307], [1400, 1402], [1500, 1501]]
+    assert sorted(window.blocks.tolist()) == [[300, 307], [1400, 1402], [1650, 1651]]
     assert sorted(window.rows.tolist()) == kept
 
 
@@ -271,6 +281,8 @@ def test_order_of_mode_full_finds_the_shards_of_many_small_windows() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(full_mode, "_CHUNK", 10)
         assert order.shards(2, [0, 2]).tolist() == shards_needed(case, 2, [0, 2])
+        rare = replace(case, shard_rows=[100, 1, 100, 2], lanes=1)
+        assert order_of(rare).shards(2, 0).tolist() == shards_needed(rare, 2, [0])
         found = order.future(2, 1, 1)
     uses = np.column_stack((found.shards, found.starts, found.stops, found.nexts))
     assert list(map(tuple, uses.tolist())) == future(case, range(2, 3), [1])
