@@ -242,13 +242,13 @@ class Prefetcher(ABC, Generic[Item]):
         cursor, future, present, lost = self._cursor, self._future, self._present, self._lost
         while lost:
             position = lost[0]
-            if position < cursor or present(future[position]):
-                heapq.heappop(lost)
-            elif self._sizes[position] <= self._most_bytes:
+            if (
+                position >= cursor
+                and not present(future[position])
+                and self._sizes[position] <= self._most_bytes
+            ):
                 return position
-            else:
-                heapq.heappop(lost)
-                self._look_again(self._following[position])
+            heapq.heappop(lost)
         scan = self._scan if self._scan > cursor else cursor
         before, sizes, most_bytes, end = self._before, self._sizes, self._most_bytes, len(future)
         limit = before[cursor] + self._ahead_bytes
