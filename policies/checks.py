@@ -7,7 +7,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["whole", "whole_list"]
+__all__ = ["whole", "whole_ids", "whole_list"]
 
 
 def whole(name: str, value: SupportsIndex, *, least: int, below: int = 1 << 60, example: int) -> int:
@@ -43,3 +43,14 @@ def whole_list(name: str, values: int | Sequence[int] | npt.NDArray[np.integer],
         raise ValueError(f"{name} must be at least 0, not {array.min()}; e.g. {name}=4096")
     numbers: list[int] = np.broadcast_to(array, (count,)).tolist()
     return numbers
+
+
+def whole_ids(name: str, values: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Return the flat array of any ints, shape (n,); ValueError for another shape or type."""
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} must be a flat sequence of ints, not {array.dtype} of shape {array.shape}; "
+            f"e.g. {name}=[1, 2, 1]"
+        )
+    return array
