@@ -1,0 +1,126 @@
+"""A ring for what is fetched ahead beside a cache with any eviction algorithm: pin + ring is the default.
+
+Invariant: ring and cache together are never more than the capacity. What is fetched ahead stays in the
+ring until it has been read; then the cache may take it, or it goes. So the algorithm sees each request
+once, in order, as in `policies.replay`, whatever the timing, and no lookahead makes it fetch more than a
+replay with the cache's part of the capacity counts as misses. The ring has the lookahead's bytes, half of
+the capacity at most.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.eviction.base import Eviction, Item
+from policies.prefetch.base import Prefetcher
+from policies.prefetch.lookahead import Lookahead
+
+__all__ = ["Ring"]
+
+
+class Ring(Prefetcher[Item]):
+    """Prefetch into a ring beside `cache`, an empty `Eviction` that has the whole capacity and is resized
+    here.
+
+    Victims are named with the next fetch: until then they may stay where they are.
+    """
+
+    name = "ring"
+
+    def __init__(
+        self,
+        future: Sequence[Item],
+        sizes: int | Sequence[int] | npt.NDArray[np.integer],
+        cache: Eviction[Item],
+        *,
+        slots: int = 8,
+        lookahead: Lookahead | int,
+        demand_slots: int | None = None,
+    ) -> None:
+        super().__init__(
+            future, sizes, cache.capacity_bytes, slots=slots, lookahead=lookahead, demand_slots=demand_slots
+        )
+        self._cache = cache
+        self._ring: dict[Item, int] = {}  # arrived and not let go
+        self._ring_bytes = 0  # in the ring and in flight to it
+        self._next: dict[Item, int] = {}  # the next use of each item used
+        self._reading: Item | None = None  # what is being read from the ring
+        self._gone: list[Item] = []  # victims nobody was told of
+        self._ahead_changed()
+
+    @property
+    def cache_bytes(self) -> int:
+        """The part of the capacity that the cache has now."""
+        return self._cache.capacity_bytes
+
+    def _take(self, item: Item, cursor: int, *, first: bool) -> bool:
+        if first:
+            if self._reading is not None:
+                self._let_go(self._reading)
+                self._reading = None
+            hit = self._cache.hit(item)
+            self._next[item] = self._following[cursor]
+            if hit:
+                return True
+        if item in self._ring:
+            self._reading = item
+            return True
+        if item in self._past:
+            self._past.remove(item)
+            return True
+        return not first and item in self._cache and item not in self._flying
+
+    def _let_go(self, item: Item) -> None:
+        """Offer what was read from the ring to the cache; what it refuses goes, unless it is needed
+        soon."""
+        nbytes = self._ring[item]
+        victims = self._cache.admit(item, nbytes)
+        if victims is not None:
+            self._evicted(victims)
+        elif self._next[item] < self._scan:
+            return
+        else:
+            self._gone.append(item)
+        del self._ring[item]
+        self._ring_bytes -= nbytes
+
+    def _evicted(self, victims: list[Item]) -> None:
+        for victim in victims:
+            self._gone.append(victim)
+            if self._next[victim] < self._scan:
+                heapq.heappush(self._lost, self._next[victim])
+
+    def _present(self, item: Item) -> bool:
+        return item in self._ring or item in self._flying or item in self._cache
+
+    def _room(self, nbytes: int, position: int) -> list[Item] | None:  # noqa: ARG002
+        if self._ring_bytes + nbytes > self._most_bytes:
+            return None
+        self._ring_bytes += nbytes
+        victims, self._gone = self._gone, []
+        return victims
+
+    def _demand(self, item: Item, cursor: int) -> list[Item] | None:
+        nbytes = self._sizes[cursor]
+        victims = self._room(nbytes, cursor)
+        if victims is None and (admitted := self._cache.admit(item, nbytes)) is not None:
+            self._evicted(admitted)
+            victims, self._gone = self._gone, []
+        return victims
+
+    def _keep(self, item: Item, nbytes: int, position: int) -> None:  # noqa: ARG002
+        if item not in self._cache:
+            self._ring[item] = nbytes
+
+    def _give_up(self, item: Item, nbytes: int) -> None:
+        if not self._cache.remove(item):
+            self._ring_bytes -= nbytes
+
+    def _occupied(self) -> int:
+        return self._ring_bytes + self._cache.used_bytes
+
+    def _ahead_changed(self) -> None:
+        self._most_bytes = min(self._ahead_bytes, self._capacity_bytes // 2)
+        self._evicted(self._cache.resize(self._capacity_bytes - max(self._most_bytes, self._ring_bytes)))
