@@ -13,7 +13,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from policies.trace import DEFAULT_COLUMNS, Trace, parse_csv, parse_log, parse_oracle
+from policies.trace import Trace
+from policies.trace_formats import DEFAULT_COLUMNS, parse_csv, parse_log, parse_oracle
 from tiering.access_log import previous_log
 from tiering.errors import FormatError, NotFound, UsageError
 

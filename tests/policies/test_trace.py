@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.trace import Trace, parse_csv, parse_log, parse_oracle
+from policies import Order
+from policies.trace import Trace, order_trace
+from policies.trace_formats import parse_csv, parse_log, parse_oracle
 
 PROFILE = settings(max_examples=100, deadline=None, derandomize=True)
 REQUESTS = st.lists(
@@ -124,3 +126,36 @@ def test_parse_names_the_place(parse: Callable[[object], Trace], data: object, m
 def test_parse_csv_refuses_columns_that_are_not_three(columns: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_csv(["time,id,size\n", "1,2,3\n"], columns)
+
+
+def test_order_trace_asks_for_all_objects_of_each_shard_in_its_turn() -> None:
+    order = Order([100] * 12, block_rows=10, lanes=4)
+    shards = [shard for shard in range(11, -1, -1) for _ in range(shard % 3)]  # none, one, or two
+    sizes = [10 + number for number in range(len(shards))]
+    found = order_trace(order, shards, sizes, epochs=3, world_size=2, rank=1)
+    expected = [
+        (0.0, number, sizes[number])
+        for epoch in range(3)
+        for shard in order.shards(epoch, order.rank_lanes(1, 2)).tolist()
+        for number in range(len(shards))
+        if shards[number] == shard
+    ]
+    assert rows(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"object_shards": [0, 3]}, r"object_shards must be in \[0, 3\), not 0 to 3"),
+        ({"object_shards": [-1, 0]}, "object_shards must be in"),
+        ({"object_shards": [0.5]}, "object_shards must be a flat sequence of ints"),
+        ({"object_bytes": [1]}, "object_bytes must be one number or 3"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"world_size": 3}, "world_size must divide the 2 lanes"),
+        ({"object_shards": []}, "no request"),
+    ],
+)
+def test_order_trace_refuses_arguments_out_of_range(arguments: dict[str, object], message: str) -> None:
+    order = Order([5] * 3, lanes=2)
+    with pytest.raises(ValueError, match=message):
+        order_trace(order, **{"object_shards": [0, 1, 2], "object_bytes": 7, **arguments})  # type: ignore[arg-type]
