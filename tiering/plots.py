@@ -65,7 +65,7 @@ def draw(
     # No date, no random names: the same figures make the same file.
     dated = {"Date": None} if path.suffix.lower() == ".svg" else None
     try:
-        with mpl.rc_context({"svg.hashsalt": "tiering"}):
+        with mpl.rc_context({"svg.hashsalt": "tiering", "svg.fonttype": "none"}):
             figure.savefig(path, metadata=dated)
     except OSError as error:
         raise UsageError(
@@ -78,7 +78,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.errorbar(
             [point.capacity_bytes / GB for point in curve.points],
             [point.byte_miss_ratio for point in curve.points],
-            yerr=[point.byte_error for point in curve.points],
+            yerr=[point.byte_error for point in curve.points] if curve.method == "sample" else None,
             label=curve.policy,
             marker=marker,
             markersize=4,

@@ -91,7 +91,8 @@ def _each(
         if chosen is None:
             return [function(trace, *call) for call in calls]
         try:
-            shared = chosen.scatter(trace)  # once, not with each task
+            # Once, not with each task. Not by its hash: the same trace, just let go, may be on its way out.
+            shared = chosen.scatter(trace, hash=False)
         except (*LOST, TimeoutError) as error:
             raise Unavailable(f"the Dask cluster takes no data: {error}", hint="Has it workers?") from error
         tasks = (delayed(_numbered)(n, function, shared, call) for n, call in enumerate(calls))

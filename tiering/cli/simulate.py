@@ -111,6 +111,8 @@ def simulate_command(
         raise UsageError("give either the name of a corpus or a --trace", hint=hint)
     if plot is not None:
         check_plot(plot)
+    elif sample is not None:
+        raise UsageError("--sample is for curves that are drawn", hint="Say where: --plot misses.svg")
     place = None if tier is None else session.source(tier)
     model = _tier_model(place, latency, bandwidth, slots, egress_gb, get_1000)
     names = _several(policy, _TRACE_POLICIES if trace else _CORPUS_POLICIES)

@@ -100,7 +100,7 @@ def _choice(chosen: Outcome, *, several: bool) -> str:
         f"{begin}{cache.policy} with {format_bytes(cache.capacity_bytes)}: it fetches "
         f"{chosen.byte_miss_ratio:.1%} of the bytes asked for ({format_bytes(chosen.fetched_bytes)} in "
         f"{chosen.fetches:,} requests, {_money(chosen)}) and writes {format_bytes(chosen.written_bytes)} to "
-        f"its disk. Training waits {format_time(chosen.stall_seconds)} of "
+        f"its disk. The reader waits {format_time(chosen.stall_seconds)} of "
         f"{format_time(chosen.elapsed_seconds)}; 99 of 100 requests wait no longer than "
         f"{format_time(chosen.p99_stall_seconds)}, and the first is there after "
         f"{format_time(chosen.first_seconds)}."
