@@ -103,9 +103,7 @@ class Prefetcher(ABC, Generic[Item]):
         self._sizes = whole_list("sizes", sizes, len(future))
         self._before = list(accumulate(self._sizes, initial=0))
         self._following = next_uses(future)
-        self._capacity_bytes = whole(
-            "capacity_bytes", capacity_bytes, least=0, below=_MOST_BYTES, example=500_000_000_000
-        )
+        self._capacity_bytes = capacity(capacity_bytes)
         self._slots = whole("slots", slots, least=1, example=8)
         if demand_slots is None:
             demand_slots = slots // 8
@@ -226,7 +224,14 @@ class Prefetcher(ABC, Generic[Item]):
         if kept:
             self._written_bytes -= nbytes
             self._give_up(item, nbytes)
-        heapq.heappush(self._lost, position)
+        self._look_again(position)
+
+    @abstractmethod
+    def resize(self, capacity_bytes: int) -> list[Item]:
+        """Set the capacity and return the victims that no longer fit; ValueError for a capacity below 0.
+
+        What is being read or in flight stays until it is done: so long more than the capacity may be used.
+        """
 
     @abstractmethod
     def _take(self, item: Item, cursor: int, *, first: bool) -> bool:
@@ -260,14 +265,37 @@ class Prefetcher(ABC, Generic[Item]):
     def _ahead_changed(self) -> None:
         """Answer a change of the lookahead."""
 
+    def _passed_by(self, item: Item, cursor: int) -> bool:
+        """Return whether the item has come for the reader alone, and give it to the reader."""
+        if item not in self._past:
+            return False
+        self._past.remove(item)
+        self._look_again(self._following[cursor])
+        return True
+
+    def _look_at_all_again(self) -> None:
+        """Take note that what was too large may fit now."""
+        self._scan = self._cursor
+        self._lost.clear()
+
+    def _look_again(self, position: int) -> None:
+        """Take note that a request whose item was present, or on its way, may miss it now."""
+        if position < self._scan:
+            heapq.heappush(self._lost, position)
+
     def _missing(self) -> int:
         """Return the first request within the lookahead whose item is not present; -1 where there is
         none."""
         cursor, future, present, lost = self._cursor, self._future, self._present, self._lost
         while lost:
-            if lost[0] >= cursor and not present(future[lost[0]]):
-                return lost[0]
-            heapq.heappop(lost)
+            position = lost[0]
+            if position < cursor or present(future[position]):
+                heapq.heappop(lost)
+            elif self._sizes[position] <= self._most_bytes:
+                return position
+            else:
+                heapq.heappop(lost)
+                self._look_again(self._following[position])
         before = self._before
         limit = before[cursor] + self._ahead_bytes
         scan, end = max(self._scan, cursor), len(future)
@@ -317,3 +345,7 @@ class Prefetcher(ABC, Generic[Item]):
         )
         self._round_end = self._round_start[0] + self._adapting.round_bytes
         self._ahead_changed()
+
+
+def capacity(capacity_bytes: int) -> int:
+    return whole("capacity_bytes", capacity_bytes, least=0, below=_MOST_BYTES, example=500_000_000_000)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.eviction.base import Item
-from policies.prefetch.base import Prefetcher
+from policies.prefetch.base import Prefetcher, capacity
 from policies.prefetch.lookahead import Lookahead
 
 __all__ = ["Integrated"]
@@ -47,6 +47,9 @@ class Integrated(Prefetcher[Item]):
             future, sizes, capacity_bytes, slots=slots, lookahead=lookahead, demand_slots=demand_slots
         )
         self._held: dict[Item, int] = {}
+        one_size = dict(zip(future, self._sizes, strict=True))
+        if any(one_size[item] != nbytes for item, nbytes in zip(future, self._sizes, strict=True)):
+            raise ValueError("sizes must be the same for every request of an item; e.g. the largest it has")
         self._uses: list[int] = []  # minus the next use of items held and not being read; outdated ones too
         self._spent: list[Item] = []  # held, and never used again
         self._again = -1  # the next use of what is being read; -1: nothing is, or it is not held
@@ -63,10 +66,7 @@ class Integrated(Prefetcher[Item]):
         if item in self._held:
             self._again = self._following[cursor]
             return True
-        if item in self._past:
-            self._past.remove(item)
-            return True
-        return False
+        return self._passed_by(item, cursor)
 
     def _present(self, item: Item) -> bool:
         return item in self._held or item in self._flying
@@ -76,13 +76,29 @@ class Integrated(Prefetcher[Item]):
         if missing_bytes <= 0:
             self._used_bytes += nbytes
             return []
+        victims = self._evict(missing_bytes, position) if nbytes <= self._capacity_bytes else None
+        if victims is not None:
+            self._used_bytes += nbytes
+        return victims
+
+    def resize(self, capacity_bytes: int) -> list[Item]:
+        """Set the capacity and return the victims; as in the base class."""
+        self._capacity_bytes = self._most_bytes = capacity(capacity_bytes)
+        self._look_at_all_again()
+        victims: list[Item] = []
+        while self._used_bytes > self._capacity_bytes and (more := self._evict(1, self._cursor - 1)):
+            victims += more
+        return victims
+
+    def _evict(self, missing_bytes: int, position: int) -> list[Item] | None:
+        """Evict so many bytes of what is needed after `position`; None, and nothing, where there is less."""
         held, spent, uses, future = self._held, self._spent, self._uses, self._future
         victims: list[Item] = []
         passed: list[int] = []
         while missing_bytes > 0:
             if len(victims) < len(spent):
                 victim = spent[-1 - len(victims)]
-            elif uses and uses[0] < -position and nbytes <= self._capacity_bytes:
+            elif uses and uses[0] < -position:
                 passed.append(heapq.heappop(uses))
                 victim = future[-passed[-1]]
             else:
@@ -92,12 +108,10 @@ class Integrated(Prefetcher[Item]):
             victims.append(victim)
             missing_bytes -= held[victim]
         for use in passed:
-            if -use < self._scan:
-                heapq.heappush(self._lost, -use)
+            self._look_again(-use)
             if self._prefetched[-use]:
                 self._wasted_bytes += held[future[-use]]
         del spent[len(spent) - len(victims) + len(passed) :]
-        self._used_bytes += nbytes
         for victim in victims:
             self._used_bytes -= held.pop(victim)
         return victims

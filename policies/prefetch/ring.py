@@ -3,18 +3,17 @@
 Invariant: ring and cache together are never more than the capacity. What is fetched ahead stays in the
 ring until it has been read; then the cache may take it, or it goes. So the algorithm sees each request
 once, in order, as in `policies.replay`, whatever the timing, and no lookahead makes it fetch more than a
-replay with the cache's part of the capacity counts as misses. The ring has the lookahead's bytes, half of
-the capacity at most.
+replay with the cache's part of the capacity counts as misses. The ring has room for
+the lookahead and one item being read, and half of the capacity at most.
 """
 
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.eviction.base import Eviction, Item
-from policies.prefetch.base import Prefetcher
+from policies.prefetch.base import Prefetcher, capacity
 from policies.prefetch.lookahead import Lookahead
 
 __all__ = ["Ring"]
@@ -43,7 +42,8 @@ class Ring(Prefetcher[Item]):
             future, sizes, cache.capacity_bytes, slots=slots, lookahead=lookahead, demand_slots=demand_slots
         )
         self._cache = cache
-        self._ring: dict[Item, int] = {}  # arrived and not let go
+        self._largest_bytes = max(self._sizes, default=0)
+        self._ring: dict[Item, tuple[int, int]] = {}  # arrived and not let go: bytes, next use
         self._ring_bytes = 0  # in the ring and in flight to it
         self._next: dict[Item, int] = {}  # the next use of each item used
         self._reading: Item | None = None  # what is being read from the ring
@@ -67,19 +67,19 @@ class Ring(Prefetcher[Item]):
         if item in self._ring:
             self._reading = item
             return True
-        if item in self._past:
-            self._past.remove(item)
+        if not first and item in self._cache and item not in self._flying:
             return True
-        return not first and item in self._cache and item not in self._flying
+        return self._passed_by(item, cursor)
 
     def _let_go(self, item: Item) -> None:
         """Offer what was read from the ring to the cache; what it refuses goes, unless it is needed
         soon."""
-        nbytes = self._ring[item]
+        nbytes, _ = self._ring[item]
         victims = self._cache.admit(item, nbytes)
         if victims is not None:
             self._evicted(victims)
         elif self._next[item] < self._scan:
+            self._ring[item] = nbytes, self._next[item]
             return
         else:
             self._gone.append(item)
@@ -89,8 +89,7 @@ class Ring(Prefetcher[Item]):
     def _evicted(self, victims: list[Item]) -> None:
         for victim in victims:
             self._gone.append(victim)
-            if self._next[victim] < self._scan:
-                heapq.heappush(self._lost, self._next[victim])
+            self._look_again(self._next[victim])
 
     def _present(self, item: Item) -> bool:
         return item in self._ring or item in self._flying or item in self._cache
@@ -110,9 +109,9 @@ class Ring(Prefetcher[Item]):
             victims, self._gone = self._gone, []
         return victims
 
-    def _keep(self, item: Item, nbytes: int, position: int) -> None:  # noqa: ARG002
+    def _keep(self, item: Item, nbytes: int, position: int) -> None:
         if item not in self._cache:
-            self._ring[item] = nbytes
+            self._ring[item] = nbytes, position
 
     def _give_up(self, item: Item, nbytes: int) -> None:
         if not self._cache.remove(item):
@@ -121,6 +120,39 @@ class Ring(Prefetcher[Item]):
     def _occupied(self) -> int:
         return self._ring_bytes + self._cache.used_bytes
 
+    def resize(self, capacity_bytes: int) -> list[Item]:
+        """Set the capacity and return the victims; as in the base class."""
+        self._capacity_bytes = capacity(capacity_bytes)
+        self._ahead_changed()
+        unread = [item for item in self._ring if item != self._reading]
+        unread.sort(key=lambda item: self._ring[item][1])
+        while self._ring_bytes > self._most_bytes and unread:
+            victim = unread.pop()
+            nbytes, use = self._ring.pop(victim)
+            self._ring_bytes -= nbytes
+            self._wasted_bytes += nbytes
+            self._gone.append(victim)
+            self._look_again(use)
+        self._ahead_changed()
+        victims, self._gone = self._gone, []
+        return victims
+
     def _ahead_changed(self) -> None:
-        self._most_bytes = min(self._ahead_bytes, self._capacity_bytes // 2)
-        self._evicted(self._cache.resize(self._capacity_bytes - max(self._most_bytes, self._ring_bytes)))
+        ring_bytes = self._ahead_bytes + self._largest_bytes if self._ahead_bytes else 0
+        self._most_bytes = min(ring_bytes, self._capacity_bytes // 2)
+        self._look_at_all_again()
+        self._protect()
+        cache_bytes = max(0, self._capacity_bytes - max(self._most_bytes, self._ring_bytes))
+        self._evicted(self._cache.resize(cache_bytes))
+
+    def _protect(self) -> None:
+        """Take what is being read, or is in flight, from the cache into the ring, which evicts neither."""
+        reading = [self._future[self._cursor - 1]] if self._cursor and self._asked is None else []
+        for item in [item for item in (*reading, *self._flying) if item in self._cache]:
+            nbytes = self._cache.used_bytes
+            self._cache.remove(item)
+            nbytes -= self._cache.used_bytes
+            self._ring_bytes += nbytes
+            if item in reading:
+                self._ring[item] = nbytes, self._next[item]
+                self._reading = item

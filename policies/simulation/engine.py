@@ -64,7 +64,8 @@ def simulate_trace(
 ) -> Outcome:
     """Return what the requests `ids`, made in turn, cost from an empty cache on.
 
-    ids: one int a request. sizes: bytes of each request, or one number for all. compute_seconds: what the
+    ids: one int a request. sizes: bytes of each request, or one number for all; for "integrated" an item has
+    its largest. compute_seconds: what the
     reader takes for each before it makes the next one. arrival_seconds: before which it does not make
     each request, never falling. Deterministic; time O(log n) a request. Raises ValueError for anything
     else.
@@ -90,7 +91,7 @@ def simulate_trace(
         tier=tier,
         cache=cache,
         requests=stats.requests,
-        requested_bytes=stats.requested_bytes,
+        requested_bytes=sum(nbytes),
         fetches=stats.fetches,
         fetched_bytes=stats.fetched_bytes,
         demand_fetches=stats.demand_fetches,
@@ -115,9 +116,12 @@ def _prefetcher(items: list[int], sizes: list[int], tier: TierModel, cache: Cach
         ahead = 2 * bandwidth_delay_bytes(tier.latency_seconds, tier.bandwidth_bytes_per_second, mean_bytes)
     lookahead = Lookahead(ahead, most_bytes=max(ahead, cache.capacity_bytes)) if cache.adaptive else ahead
     if cache.policy == Integrated.name:
+        largest: dict[int, int] = {}
+        for item, nbytes in zip(items, sizes, strict=True):
+            largest[item] = max(nbytes, largest.get(item, 0))
         return Integrated(
             items,
-            sizes,
+            [largest[item] for item in items],
             cache.capacity_bytes,
             slots=tier.slots,
             lookahead=lookahead,
@@ -140,12 +144,13 @@ def _run(
     arrivals: list[float] | None,
     tier: TierModel,
 ) -> tuple[list[float], float, float]:
-    """Return the stalls above 0, when the first request could be read, and when the last one was done."""
+    """Return the stalls above 0, after how many seconds the first request could be read and all was done."""
     use, start, arrived = prefetcher.use, prefetcher.start, prefetcher.arrived
     latency, second_a_byte = tier.latency_seconds, 1 / tier.bandwidth_bytes_per_second
     coming: deque[tuple[float, int]] = deque()
     stalls: list[float] = []
-    now = link_free = first = 0.0
+    now = begun = arrivals[0] if arrivals else 0.0
+    link_free = first = 0.0
 
     def begin(at: float) -> None:
         nonlocal link_free
@@ -173,9 +178,9 @@ def _run(
             stalls.append(now - asked)
         begin(now)
         if not number:
-            first = now
+            first = now - begun
         now += compute[number]
-    return stalls, first, now
+    return stalls, first, now - begun
 
 
 def _percentile(stalls: list[float], requests: int, share: float) -> float:
