@@ -18,6 +18,7 @@ from rich.markup import escape
 from policies import Order
 from policies.curves import Curve
 from policies.eviction import NAMES
+from policies.modes import MODES
 from policies.simulation import CacheModel, TierModel, front
 from policies.trace import Trace, order_trace
 from policies.trace_formats import DEFAULT_COLUMNS
@@ -78,7 +79,7 @@ def simulate_command(
     epochs: Annotated[int, typer.Option(help="Of a corpus.")] = 3,
     world_size: Annotated[int, typer.Option(help="Ranks; each has a cache of its own.")] = 1,
     rank: Annotated[int, typer.Option(help="The rank whose cache is simulated.")] = 0,
-    shuffle: Annotated[str, typer.Option(help="Mode of the order: window or none.")] = "window",
+    shuffle: Annotated[str, typer.Option(help=f"Mode of the order: {', '.join(MODES)}.")] = "window",
     seed: Annotated[int, typer.Option(help="Of the order.")] = 7,
     lanes: Annotated[int, typer.Option(help="Of the order; world_size must divide it.")] = _LANES,
     version: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from dask.utils import format_bytes, format_time
@@ -122,47 +122,41 @@ def _bound(chosen: Outcome) -> str:
 
 
 def _others(chosen: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
-    """How other policies do with the same room and lookahead."""
     rest = [
-        f"{outcome.cache.policy}{'' if outcome.cache.policy in ONLINE else ' (which knows the future)'} "
-        f"{outcome.byte_miss_ratio:.1%}"
-        for outcome in sorted(outcomes, key=lambda o: o.fetched_bytes)
-        if outcome.cache.capacity_bytes == chosen.cache.capacity_bytes
-        and outcome.cache.lookahead_bytes == chosen.cache.lookahead_bytes
-        and outcome.cache.policy != chosen.cache.policy
+        f"{other.cache.policy}{'' if other.cache.policy in ONLINE else ' (which knows the future)'} "
+        f"{other.byte_miss_ratio:.1%}"
+        for other in sorted(_unlike(chosen, outcomes, "policy"), key=lambda o: o.fetched_bytes)
     ]
     return [f"With the same room the others fetch: {', '.join(rest)}."] if rest else []
 
 
 def _less_room(chosen: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
     """What the next smaller cache that was tried costs more."""
-    smaller = [
-        outcome
-        for outcome in outcomes
-        if outcome.cache.policy == chosen.cache.policy
-        and outcome.cache.lookahead_bytes == chosen.cache.lookahead_bytes
-        and outcome.cache.capacity_bytes < chosen.cache.capacity_bytes
-    ]
+    sizes = _unlike(chosen, outcomes, "capacity_bytes")
+    smaller = [other for other in sizes if other.cache.capacity_bytes < chosen.cache.capacity_bytes]
     if not smaller:
         return []
     less = max(smaller, key=lambda o: o.cache.capacity_bytes)
-    more = less.fetched_bytes - chosen.fetched_bytes
+    more = max(0, less.fetched_bytes - chosen.fetched_bytes)
     return [
-        f"With {format_bytes(less.cache.capacity_bytes)} it would fetch {format_bytes(max(0, more))} more "
-        f"and wait {format_time(less.stall_seconds)}."
+        f"With {format_bytes(less.cache.capacity_bytes)} it would fetch {format_bytes(more)} more and wait "
+        f"{format_time(less.stall_seconds)}."
     ]
 
 
 def _lookaheads(chosen: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
-    """What other lookaheads do with the same policy and room."""
     rest = [
-        f"{format_bytes(outcome.lookahead_bytes)} waits {format_time(outcome.stall_seconds)} and fetches "
-        f"{format_bytes(outcome.fetched_bytes)}"
-        for outcome in outcomes
-        if outcome.cache.capacity_bytes == chosen.cache.capacity_bytes
-        and outcome.cache.policy == chosen.cache.policy
-        and outcome.cache.lookahead_bytes != chosen.cache.lookahead_bytes
+        f"{format_bytes(other.lookahead_bytes)} waits {format_time(other.stall_seconds)} and fetches "
+        f"{format_bytes(other.fetched_bytes)}"
+        for other in _unlike(chosen, outcomes, "lookahead_bytes")
     ]
     if not rest:
         return []
     return [f"It looks {format_bytes(chosen.lookahead_bytes)} ahead; looking ahead {'; '.join(rest)}."]
+
+
+def _unlike(chosen: Outcome, outcomes: Sequence[Outcome], field: str) -> list[Outcome]:
+    """Those whose caches differ from the chosen one's in this field, and in nothing else."""
+    values = (getattr(outcome.cache, field) for outcome in outcomes)
+    caches = [replace(chosen.cache, **{field: value}) for value in values]
+    return [o for o, cache in zip(outcomes, caches, strict=True) if o.cache == cache != chosen.cache]

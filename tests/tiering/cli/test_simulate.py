@@ -102,7 +102,9 @@ def test_simulate_of_a_corpus_knows_its_order_and_the_prices_of_its_tier(tiering
     assert auto["lookahead_bytes"] > 2 * 1e-4 * 2e9  # twice bandwidth times delay, of a file tier
     for outcome in (nothing, auto, some):
         assert outcome["cost"] == pytest.approx(outcome["fetched_bytes"] * 90e-9 + outcome["fetches"] * 2e-3)
-    assert "Without --consume" not in " ".join(done.document["words"])
+    words = " ".join(done.document["words"])
+    assert "It looks 64.00 kiB ahead; looking ahead 0 B waits" in words
+    assert "Without --consume" not in words
 
 
 def test_simulate_of_a_rank_asks_for_its_part(tiering: Any, lake: Path) -> None:
@@ -258,6 +260,16 @@ def test_advice_of_nothing_but_empty_objects_divides_by_nothing() -> None:
     words = advise(trace, sweep(trace, TierModel(0.1, 1e3), [CacheModel(20, "lru", 0)]))
     assert words[0] == "2 requests ask for 0 B of 1 objects that have 0 B."
     assert words[1].startswith("lru with 20 B: it fetches 0.0%")
+
+
+def test_advice_compares_what_differs_in_one_thing_alone() -> None:
+    trace = trace_of([1, 2, 3, 1, 2, 3] * 5, [10] * 30)
+    caches = [
+        CacheModel(size, policy, 0) for policy in ("lru", "fifo", "belady") for size in (10, 20, 30, 40)
+    ]
+    *_, others, less = advise(trace, sweep(trace, TierModel(0.1, 1e3), caches))
+    assert others == "With the same room the others fetch: fifo 10.0%, belady (which knows the future) 10.0%."
+    assert less.startswith("With 20 B it would fetch 270 B more and wait ")
 
 
 def test_best_is_what_stalls_least_then_fetches_least_then_needs_least() -> None:
