@@ -1,6 +1,7 @@
 """What to fetch before it is asked for, where the order of requests is known."""
 
-from policies.prefetch.base import Fetch, Prefetcher, PrefetchStats
+from policies.prefetch.base import Prefetcher
+from policies.prefetch.fetch import Fetch, PrefetchStats
 from policies.prefetch.integrated import Integrated
 from policies.prefetch.lookahead import Lookahead, bandwidth_delay_bytes
 from policies.prefetch.ring import Ring

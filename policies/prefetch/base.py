@@ -12,16 +12,14 @@ what is being read, which is from one `use` that returned True to the next call 
 
 Sources: P. Cao, E. W. Felten, A. R. Karlin, K. Li, "A study of integrated prefetching and caching
 strategies", SIGMETRICS 1995 (one disk; the four rules); T. Kimbrel, A. R. Karlin, "Near-optimal parallel
-prefetching and caching", SIAM J. Comput. 29, 2000 (several: here the slots, any of which can fetch any
-item).
+prefetching and caching", SIAM J. Comput. 29, 2000 (several: here slots, any of which can fetch any item).
 """
 
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Generic, NamedTuple
+from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -29,52 +27,12 @@ import numpy.typing as npt
 from policies.checks import whole, whole_list
 from policies.eviction.base import Item
 from policies.eviction.belady import next_uses
+from policies.prefetch.fetch import Fetch, PrefetchStats
 from policies.prefetch.lookahead import Lookahead
 
-__all__ = ["Fetch", "PrefetchStats", "Prefetcher"]
+__all__ = ["Prefetcher", "capacity"]
 
 _MOST_BYTES = 1 << 63
-
-
-class Fetch(NamedTuple, Generic[Item]):
-    """An item to fetch now.
-
-    victims: what leaves first. demand: the reader waits for it. kept: it goes into the cache; else it goes
-    past it, to the reader alone, because there is no room for it.
-    """
-
-    item: Item
-    nbytes: int
-    victims: list[Item]
-    demand: bool
-    kept: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PrefetchStats:
-    """Counts so far.
-
-    requests, requested_bytes: uses. waits: uses that had to wait, stall_seconds in all. fetches,
-    fetched_bytes: begun and not failed. demand_fetches: begun when the reader waited already. failures:
-    fetches that failed. fetch_seconds: from begin to end of those that ended, in all. wasted_bytes:
-    prefetched and evicted before their use. written_bytes: fetched into the cache. used_bytes,
-    peak_bytes: in the cache and in flight to it, now and at most. lookahead_bytes: now.
-    """
-
-    requests: int
-    requested_bytes: int
-    waits: int
-    stall_seconds: float
-    fetches: int
-    fetched_bytes: int
-    demand_fetches: int
-    failures: int
-    fetch_seconds: float
-    wasted_bytes: int
-    written_bytes: int
-    used_bytes: int
-    peak_bytes: int
-    lookahead_bytes: int
 
 
 class Prefetcher(ABC, Generic[Item]):
@@ -86,8 +44,6 @@ class Prefetcher(ABC, Generic[Item]):
     stays, a `Lookahead` adapts; 0 fetches on demand alone. demand_slots: slots that only an item the
     reader waits for may take; None means slots // 8. Raises ValueError for anything else.
     """
-
-    name: ClassVar[str]
 
     def __init__(
         self,
@@ -149,11 +105,9 @@ class Prefetcher(ABC, Generic[Item]):
         )
 
     def use(self, item: Item, now: float) -> bool:
-        """Return True where the item is here, and count this as the next request; False: wait and ask
-        again.
+        """Return True where the item is here, and count this as the next request; else wait and ask again.
 
-        What was used before may be evicted from now on. Raises ValueError where another request was
-        foretold.
+        What was used before may be evicted from now on. Raises ValueError where another request was foretold.
         """
         cursor = self._cursor
         if cursor >= len(self._future) or self._future[cursor] != item:
@@ -194,7 +148,7 @@ class Prefetcher(ABC, Generic[Item]):
             victims = self._room(nbytes, position)
             if victims is None:
                 break
-            if self._lost and self._lost[0] == position:
+            if self._lost:  # it comes from there
                 heapq.heappop(self._lost)
             else:
                 self._scan = position + 1
@@ -284,29 +238,27 @@ class Prefetcher(ABC, Generic[Item]):
             heapq.heappush(self._lost, position)
 
     def _missing(self) -> int:
-        """Return the first request within the lookahead whose item is not present; -1 where there is
-        none."""
+        """Return the first request within the lookahead whose item is not present; -1 for none."""
         cursor, future, present, lost = self._cursor, self._future, self._present, self._lost
         while lost:
             position = lost[0]
-            if position < cursor or present(future[position]):
-                heapq.heappop(lost)
-            elif self._sizes[position] <= self._most_bytes:
+            if (
+                position >= cursor
+                and not present(future[position])
+                and self._sizes[position] <= self._most_bytes
+            ):
                 return position
-            else:
-                heapq.heappop(lost)
-                self._look_again(self._following[position])
-        before = self._before
+            heapq.heappop(lost)
+        scan = self._scan if self._scan > cursor else cursor
+        before, sizes, most_bytes, end = self._before, self._sizes, self._most_bytes, len(future)
         limit = before[cursor] + self._ahead_bytes
-        scan, end = max(self._scan, cursor), len(future)
-        while (
-            scan < end
-            and before[scan] < limit
-            and (present(future[scan]) or self._sizes[scan] > self._most_bytes)
-        ):
+        while scan < end and before[scan] < limit:
+            if not present(future[scan]) and sizes[scan] <= most_bytes:
+                self._scan = scan
+                return scan
             scan += 1
         self._scan = scan
-        return scan if scan < end and before[scan] < limit else -1
+        return -1
 
     def _fly(
         self, item: Item, nbytes: int, position: int, victims: list[Item] | None, demand: bool, now: float
@@ -348,4 +300,5 @@ class Prefetcher(ABC, Generic[Item]):
 
 
 def capacity(capacity_bytes: int) -> int:
+    """Return a capacity that can be, or raise ValueError."""
     return whole("capacity_bytes", capacity_bytes, least=0, below=_MOST_BYTES, example=500_000_000_000)

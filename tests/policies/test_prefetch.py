@@ -1,5 +1,7 @@
+from random import Random
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies import replay
@@ -26,17 +28,34 @@ def begun(prefetcher: Prefetcher[int]) -> list[int]:
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(FUTURE, SIZES, st.integers(0, 14), st.integers(1, 4), AHEAD, st.data())
+@given(
+    FUTURE,
+    SIZES,
+    st.integers(0, 14),
+    st.integers(1, 4),
+    AHEAD,
+    st.integers(0, 3),
+    st.integers(0, 1 << 20),
+    st.booleans(),
+)
+@example([2, 1, 2, 1, 0, 0, 3, 1], [2, 3, 5, 2], 12, 4, 1000, 0, 85, True)  # evicted, and needed soon
+@example([1, 1, 0, 1], [0, 5], 4, 4, 1000, 0, 2370, True)  # passed by, and needed soon
 def test_integrated_keeps_the_four_rules_and_the_capacity(
-    future: list[int], sizes: list[int], capacity: int, slots: int, ahead: int, data: st.DataObject
+    future: list[int],
+    sizes: list[int],
+    capacity: int,
+    slots: int,
+    ahead: int,
+    spare: int,
+    seed: int,
+    shrinks: bool,
 ) -> None:
-    spare = data.draw(st.integers(0, slots - 1))
     nbytes = [sizes[item] for item in future]
-    watcher = RuleWatcher(future, nbytes, capacity, slots, ahead, spare, data.draw(st.integers(0, 1 << 20)))
-    watcher.shrinks = data.draw(st.booleans())
+    watcher = RuleWatcher(future, nbytes, capacity, slots, ahead, min(spare, slots - 1), seed)
+    watcher.shrinks = shrinks
     watcher.run()
     stats = watcher.prefetcher.stats
-    assert stats.peak_bytes <= (14 if watcher.shrinks else capacity)
+    assert stats.peak_bytes <= (14 if shrinks else capacity)
     assert (stats.requests, stats.requested_bytes) == (len(future), sum(nbytes))
     assert (stats.fetches, stats.fetched_bytes) == (watcher.fetches, watcher.fetched_bytes)
     assert (stats.failures, stats.wasted_bytes) == (watcher.failures, watcher.wasted_bytes)
@@ -61,6 +80,12 @@ def test_ring_fetches_no_more_than_a_replay_and_keeps_the_capacity(
     if not ahead:
         assert (stats.fetches, stats.fetched_bytes) == (counted.misses, counted.miss_bytes)
     assert stats.wasted_bytes == 0
+
+
+def test_integrated_keeps_the_four_rules_in_a_long_run() -> None:
+    dice = Random(3)
+    future = [dice.randrange(12) for _ in range(600)]
+    RuleWatcher(future, [1 + item % 3 for item in future], 9, 3, 1000, 0, seed=1).run()
 
 
 def test_integrated_fetches_in_the_order_of_need_within_slots_and_lookahead() -> None:
@@ -186,13 +211,27 @@ def test_ring_gives_the_cache_what_was_read_and_names_victims_with_the_next_fetc
     assert prefetcher.stats.used_bytes == 3 + 0  # 2 and 3 in the cache, 4 in the ring
 
 
-def test_ring_keeps_what_the_cache_refuses_as_long_as_the_lookahead_needs_it() -> None:
-    prefetcher = Ring([1, 2, 1, 3], [2, 1, 2, 1], make("pin", 6), slots=3, lookahead=4)
-    assert (prefetcher.cache_bytes, begun(prefetcher)) == (3, [1, 2])
+def test_ring_fetches_again_what_the_cache_evicted_and_the_lookahead_needs() -> None:
+    prefetcher = ring([1, 2, 3, 4, 1, 5], 4, name="fifo", slots=2, lookahead=100)
+    assert begun(prefetcher) == [1, 2]
     for item in (1, 2):
         prefetcher.arrived(item, 0.0)
-    prefetcher = ring([1, 2, 1, 3], 3, slots=3, lookahead=3)
-    assert (prefetcher.cache_bytes, begun(prefetcher)) == (2, [1])
+        assert prefetcher.use(item, 0.0)
+    for item in (3, 4):  # 1 is in the cache, and 5 has to wait for room
+        assert begun(prefetcher) == [item]
+        prefetcher.arrived(item, 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert prefetcher.start(0.0) == [Fetch(1, 1, [1], demand=False, kept=True)]  # 3 has driven it out
+
+
+def test_ring_keeps_what_the_cache_refuses_as_long_as_the_lookahead_needs_it() -> None:
+    future = [8, 9, 1, 2, 1, 2]  # 8 and 9 fill the cache
+    prefetcher = ring(future, 4, lookahead=100)
+    for item in future:
+        while fetched := begun(prefetcher):
+            prefetcher.arrived(fetched[0], 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert prefetcher.stats.fetches == 4
 
 
 @pytest.mark.parametrize("make_one", [lambda: integrated([1, 2]), lambda: ring([1, 2], 4)])

@@ -248,9 +248,6 @@ def _lookahead(text: str) -> int | None:
 
 def _duration(text: str) -> float:
     try:
-        seconds = float(parse_timedelta(text))
-    except (ValueError, KeyError, TypeError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UsageError(f"--latency {text!r} is no time", hint="Example: --latency 30ms")
-    return seconds
+        return float(parse_timedelta(text))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"--latency {text!r} is no time", hint="Example: --latency 30ms") from error

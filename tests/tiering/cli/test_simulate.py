@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def test_simulate_of_a_corpus_knows_its_order_and_the_prices_of_its_tier(tiering
     assert (nothing["lookahead_bytes"], some["lookahead_bytes"]) == (0, 1 << 16)
     assert auto["lookahead_bytes"] > 2 * 1e-4 * 2e9  # twice bandwidth times delay, of a file tier
     for outcome in (nothing, auto, some):
+        computed = outcome["elapsed_seconds"] - outcome["stall_seconds"]
+        assert computed == pytest.approx(outcome["requested_bytes"] * 1e-6)
         assert outcome["cost"] == pytest.approx(outcome["fetched_bytes"] * 90e-9 + outcome["fetches"] * 2e-3)
     words = " ".join(done.document["words"])
     assert "It looks 64.00 kiB ahead; looking ahead 0 B waits" in words
@@ -260,6 +263,19 @@ def test_advice_of_nothing_but_empty_objects_divides_by_nothing() -> None:
     words = advise(trace, sweep(trace, TierModel(0.1, 1e3), [CacheModel(20, "lru", 0)]))
     assert words[0] == "2 requests ask for 0 B of 1 objects that have 0 B."
     assert words[1].startswith("lru with 20 B: it fetches 0.0%")
+
+
+def test_best_prefers_less_stall_then_less_egress_then_less_room() -> None:
+    trace = trace_of([1], [10])
+    (any_one,) = sweep(trace, TierModel(0.1, 1e3), [CacheModel(20, "lru", 0)])
+    first = replace(any_one, stall_seconds=100.0, fetched_bytes=1000)
+    slow = replace(any_one, stall_seconds=150.0, fetched_bytes=10, cache=CacheModel(1, "lru", 0))
+    frugal = replace(any_one, stall_seconds=101.0, fetched_bytes=800)
+    small = replace(any_one, stall_seconds=101.5, fetched_bytes=805, cache=CacheModel(15, "lru", 0))
+    assert best([slow, first]) == first
+    assert best([slow, first, frugal]) == frugal
+    hungry = replace(any_one, stall_seconds=100.0, fetched_bytes=900, cache=CacheModel(1, "lru", 0))
+    assert best([slow, first, frugal, small, hungry]) == small
 
 
 def test_advice_compares_what_differs_in_one_thing_alone() -> None:
