@@ -6,17 +6,13 @@ digest that the manifest names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from tiering.digest import Buffer, Hasher, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import Store
 from tiering.stores.pages import PIECE_BYTES, borrowed
-
-_LARGE_BYTES: Final = 4 << 20
-"""From here on the pages of a new buffer cost more than asking for the length first."""
 
 Outcome = Literal["moved", "skipped"]
 
@@ -51,30 +47,10 @@ def read_verified(store: Store, key: str, nbytes: int, expected: str) -> Buffer:
         NotFound: it is not there. Corrupt: it has another length or digest.
     """
     data = store.read(key)
-    if len(data) != nbytes or digest(data) != expected:
-        raise _other_bytes(store, key, len(data), nbytes, expected)
-    return data
-
-
-@contextmanager
-def _fetched(store: Store, key: str, nbytes: int, expected: str) -> Iterator[Buffer]:
-    """Like `read_verified`, but the bytes are there only during the block: a large buffer is used again."""
-    if nbytes < _LARGE_BYTES or store.kind == "object":  # whose parts come in parallel into memory of its own
-        yield read_verified(store, key, nbytes, expected)
-        return
-    found = store.stat(key).nbytes
-    if found != nbytes:
-        raise _other_bytes(store, key, found, nbytes, expected)
-    with borrowed(nbytes) as data:
-        store.read_into(key, 0, data)
-        if digest(data) != expected:
-            raise _other_bytes(store, key, nbytes, nbytes, expected)
-        yield data
-
-
-def _other_bytes(store: Store, key: str, found: int, nbytes: int, expected: str) -> Corrupt:
-    return Corrupt(
-        f"{found} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
+    if len(data) == nbytes and digest(data) == expected:
+        return data
+    raise Corrupt(
+        f"{len(data)} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
         tier=store.name,
         key=key,
         hint="'tiering verify' lists all such objects; move the corpus here again from another tier",
@@ -97,8 +73,8 @@ def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected:
     """Copy one object from tier to tier; nothing is read from the source when the target has it."""
     if is_verified(target, key, nbytes, expected):
         return "skipped"
-    with _fetched(source, key, nbytes, expected) as data:
-        write_verified(target, key, [data], nbytes, expected)
+    data = memoryview(read_verified(source, key, nbytes, expected)).toreadonly()  # so nobody need copy it
+    write_verified(target, key, [data], nbytes, expected)
     return "moved"
 
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import sqlite3
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
-from tiering.digest import Buffer, Hasher
+from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
+from tiering.stores.block_stream import Helpers, placed, write_hashed
 from tiering.stores.pages import (
     PAGE_BYTES,
     PIECE_BYTES,
@@ -33,11 +32,8 @@ from tiering.stores.pages import (
     round_up,
 )
 
-_BOUNCES: Final = 3  # one is filled while the medium takes two, the later of which is hashed
 _PROBE_BYTES: Final = 1 << 20
 _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size of a block device
-
-T = TypeVar("T")
 
 
 class Medium:
@@ -59,7 +55,7 @@ class Medium:
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
-        self._helpers = ThreadPoolExecutor(thread_name_prefix="block")
+        self.helpers = Helpers()
         with typed_errors(tier, None, path):
             self.is_device = _is_device(path, tier)
             if not self.is_device:
@@ -97,61 +93,9 @@ class Medium:
                     done += take
 
     def write(self, offset: int, buffers: Iterable[Buffer]) -> str:
-        """Write the concatenation of `buffers` from page `offset` on, the last page padded with zeros.
-
-        Returns the BLAKE3 digest of exactly the bytes handed to the medium, even when another thread changes
-        `buffers` meanwhile. Durable only after `flush`.
-        """
-        hasher = Hasher()
-        with self._using() as fd, contextlib.ExitStack() as stack:
-            pieces = _pieces(buffers)
-            bounces = [stack.enter_context(borrowed(PIECE_BYTES))]
-            piece, following = next(pieces, []), next(pieces, None)
-            if following is None:
-                view, nbytes = _gather(piece, bounces[0])
-                hasher.update(view[:nbytes])
-                _put(fd, offset, view)
-                return hasher.hexdigest()
-            bounces += [stack.enter_context(borrowed(PIECE_BYTES)) for _ in range(_BOUNCES - 1)]
-            running: list[Future[None]] = []
-            gathering = self.aside(_gather, piece, bounces[0])
-            try:
-                for turn in itertools.count(1):
-                    view, nbytes = gathering.result()
-                    running.append(self.aside(_put, fd, offset, view))
-                    offset += view.nbytes
-                    if following:
-                        if len(running) == _BOUNCES:
-                            running.pop(0).result()  # its bounce is the next to be filled
-                        gathering = self.aside(_gather, following, bounces[turn % _BOUNCES])
-                    hasher.update(view[:nbytes])
-                    if not following:
-                        break
-                    following = next(pieces, None)
-                for put in running:
-                    put.result()
-            finally:
-                wait([gathering])
-                wait(running)
-        return hasher.hexdigest()
-
-    def aside(self, call: Callable[..., T], *arguments: object) -> Future[T]:
-        """Make a call on another thread, or on this one where no other can be started."""
-        future: Future[T] = Future()
-        turn = threading.Lock()
-
-        def run() -> None:
-            if turn.acquire(blocking=False):
-                try:
-                    future.set_result(call(*arguments))
-                except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-                    future.set_exception(error)
-
-        try:
-            self._helpers.submit(run)
-        except RuntimeError:  # it is queued all the same, so whoever is first makes the call
-            run()
-        return future
+        """Like `write_hashed`; durable only after `flush`."""
+        with self._using() as fd:
+            return write_hashed(self.helpers, fd, offset, buffers)
 
     def bad_runs(self, offset: int, nbytes: int) -> list[tuple[int, int]]:
         """Zero ``[offset, offset + nbytes)`` and return the (offset, length) runs of pages that refuse it."""
@@ -206,7 +150,7 @@ class Medium:
     def close(self) -> None:
         """Give the lock back. Idempotent."""
         self.stop()
-        self._helpers.shutdown()
+        self.helpers.close()
         with self._state:
             if self._fd >= 0:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
@@ -234,7 +178,7 @@ class Medium:
             try:
                 got = os.preadv(fd, [view[done:]], offset + done)
             except OSError as error:
-                raise _placed(error, "reading", offset + done, view.nbytes - done) from error
+                raise placed(error, "reading", offset + done, view.nbytes - done) from error
             if got == 0 or (self.direct and got % PAGE_BYTES):
                 raise Corrupt(f"{self.path} ends at byte {offset + done + got}", tier=self.tier)
             done += got
@@ -343,45 +287,3 @@ def _refuse_attached(path: Path, tier: str | None) -> None:
             if Path(backing.read_text().rstrip("\n")).samefile(path):
                 hint = f"Use the device, or detach it: losetup -d /dev/{backing.parts[3]}"
                 raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
-
-
-def _pieces(buffers: Iterable[Buffer]) -> Iterator[list[memoryview]]:
-    """The concatenation of `buffers` in views of `PIECE_BYTES` together, the last ones less."""
-    piece: list[memoryview] = []
-    room = PIECE_BYTES
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        while view.nbytes:
-            piece.append(view[:room])
-            view, room = view[room:], room - piece[-1].nbytes
-            if not room:
-                yield piece
-                piece, room = [], PIECE_BYTES
-    if piece:
-        yield piece
-
-
-def _gather(piece: Iterable[memoryview], bounce: memoryview) -> tuple[memoryview, int]:
-    """The bytes of `piece` in whole pages of `bounce`, the last padded with zeros, and how many they are."""
-    filled = 0
-    for view in piece:
-        copy(bounce[filled : filled + view.nbytes], view)
-        filled += view.nbytes
-    end = round_up(filled)
-    bounce[filled:end] = bytes(end - filled)
-    return bounce[:end], filled
-
-
-def _put(fd: int, offset: int, view: memoryview) -> None:
-    while view.nbytes:
-        try:
-            put = os.pwrite(fd, view, offset)
-        except OSError as error:
-            raise _placed(error, "writing", offset, view.nbytes) from error
-        view, offset = view[put:], offset + put
-
-
-def _placed(error: OSError, doing: str, offset: int, nbytes: int) -> OSError:
-    """The error, saying also which bytes it is about."""
-    where = f"{error.strerror} {doing} {nbytes} bytes from byte {offset} on"
-    return OSError(error.errno, where, error.filename)

@@ -153,7 +153,7 @@ class Volume:
         with self._lock:
             generation = self._next_generation()
             offset = self._take(key, nbytes)
-        dooming = self._medium.aside(self._doom, offset, span_of(nbytes))
+        dooming = self._medium.helpers.start(self._doom, offset, span_of(nbytes))
         try:
             digest = self._medium.write(offset + PAGE_BYTES, views)
             self._medium.flush()
