@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.conformance.patterns import pattern
 from tests.tiering.corpora import python
@@ -48,7 +54,7 @@ class Lending(RuleBasedStateMachine):
         self.held: list[tuple[int, Buffer | np.ndarray]] = []
         self.made = 0
 
-    @rule(nbytes=st.integers(SMALL_PIECE, 3 * SMALL_PIECE))
+    @rule(nbytes=st.sampled_from([SMALL_PIECE, SMALL_PIECE + 7, 2 * SMALL_PIECE]))
     def make(self, nbytes: int) -> None:
         self.made += 1
         buffer = memoryview(new_buffer(nbytes))
@@ -56,11 +62,10 @@ class Lending(RuleBasedStateMachine):
         buffer[:] = bytes([self.made % 256]) * nbytes
         self.held.append((self.made, buffer))
 
+    @precondition(lambda self: self.held)
     @rule(place=st.integers(0, 20), how=st.sampled_from(["slice", "array", "asarray", "owner", "read-only"]))
     def derive(self, place: int, how: str) -> None:
-        if place >= len(self.held):
-            return
-        number, one = self.held[place]
+        number, one = self.held[place % len(self.held)]
         view = memoryview(one)
         middle: Buffer | np.ndarray
         match how:
@@ -77,10 +82,14 @@ class Lending(RuleBasedStateMachine):
         if len(middle) > 2:
             self.held.append((number, middle))
 
+    @precondition(lambda self: self.held)
     @rule(place=st.integers(0, 20))
     def drop(self, place: int) -> None:
-        if place < len(self.held):
-            self.held.pop(place)
+        self.held.pop(place % len(self.held))
+
+    @rule()
+    def keep_the_newest(self) -> None:
+        del self.held[:-1]
 
     @rule(nbytes=st.integers(1, 2 * SMALL_PIECE))
     def borrow(self, nbytes: int) -> None:
