@@ -7,12 +7,16 @@ digest that the manifest names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from tiering.digest import Buffer, Hasher, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import Store
-from tiering.stores.pages import PIECE_BYTES, borrowed
+from tiering.stores.helpers import Helpers
+from tiering.stores.pages import PIECE_BYTES, borrowed, new_buffer
+
+_STREAMED: Final = ("file", "block")
+"""Kinds of tiers that are read in order; a request to an object store brings its parts in parallel."""
 
 Outcome = Literal["moved", "skipped"]
 
@@ -31,13 +35,8 @@ def _digest_there(store: Store, key: str, nbytes: int) -> str:
     """Digest of the bytes of `key` as they are read back, without holding all of them."""
     if store.kind == "object":  # its requests cost more than the memory: all at once, in parallel
         return digest(store.read(key))
-    hasher = Hasher()
-    with borrowed(min(nbytes, PIECE_BYTES)) as buffer:
-        for offset in range(0, nbytes, PIECE_BYTES):
-            piece = buffer[: min(PIECE_BYTES, nbytes - offset)]
-            store.read_into(key, offset, piece)
-            hasher.update(piece)
-    return hasher.hexdigest()
+    with borrowed(PIECE_BYTES) as one, borrowed(PIECE_BYTES) as other:
+        return _read_and_digest(store, key, nbytes, [one, other])
 
 
 def read_verified(store: Store, key: str, nbytes: int, expected: str) -> Buffer:
@@ -46,15 +45,46 @@ def read_verified(store: Store, key: str, nbytes: int, expected: str) -> Buffer:
     Raises:
         NotFound: it is not there. Corrupt: it has another length or digest.
     """
-    data = store.read(key)
-    if len(data) == nbytes and digest(data) == expected:
+    if store.kind not in _STREAMED or nbytes <= PIECE_BYTES:
+        data = store.read(key)
+        found, name = len(data), digest(data)
+    elif (found := store.stat(key).nbytes) == nbytes:
+        data = new_buffer(nbytes)
+        view = memoryview(data)
+        pieces = [view[start : start + PIECE_BYTES] for start in range(0, nbytes, PIECE_BYTES)]
+        name = _read_and_digest(store, key, nbytes, pieces)
+    if found == nbytes and name == expected:
         return data
     raise Corrupt(
-        f"{len(data)} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
+        f"{found} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
         tier=store.name,
         key=key,
         hint="'tiering verify' lists all such objects; move the corpus here again from another tier",
     )
+
+
+def _read_and_digest(store: Store, key: str, nbytes: int, buffers: Sequence[memoryview]) -> str:
+    """Digest of `key`, read in pieces into `buffers` in turns: one is hashed while the next is filled."""
+
+    def read(number: int) -> memoryview:
+        offset = number * PIECE_BYTES
+        view = buffers[number % len(buffers)][: nbytes - offset]
+        store.read_into(key, offset, view)
+        return view
+
+    hasher = Hasher()
+    pieces = -(-nbytes // PIECE_BYTES)
+    if pieces <= 1:
+        hasher.update(read(0))
+        return hasher.hexdigest()
+    with Helpers("digest", threads=1) as helpers:
+        reading = helpers.start(read, 0)
+        for following in range(1, pieces + 1):
+            view = reading.result()
+            if following < pieces:
+                reading = helpers.start(read, following)
+            hasher.update(view)
+    return hasher.hexdigest()
 
 
 def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> Outcome:

@@ -21,7 +21,8 @@ from typing import Final, NoReturn
 
 from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
-from tiering.stores.block_stream import Helpers, placed, write_hashed
+from tiering.stores.block_stream import placed, write_hashed
+from tiering.stores.helpers import Helpers
 from tiering.stores.pages import (
     PAGE_BYTES,
     PIECE_BYTES,
@@ -55,7 +56,7 @@ class Medium:
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
-        self.helpers = Helpers()
+        self.helpers = Helpers("block")
         with typed_errors(tier, None, path):
             self.is_device = _is_device(path, tier)
             if not self.is_device:

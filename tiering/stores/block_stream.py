@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import Final
 
 from tiering.digest import Buffer, Hasher
+from tiering.stores.helpers import Helpers
 from tiering.stores.pages import (
     HUGE_PAGE_BYTES,
     PAGE_BYTES,
@@ -27,37 +27,6 @@ from tiering.stores.pages import (
 
 _BOUNCES: Final = 3  # one is filled while the medium takes two, the later of which is hashed
 _HASHERS: Final = 2  # one core hashes more slowly than a good medium writes
-
-T = TypeVar("T")
-
-
-class Helpers:
-    """Threads that work beside their caller."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(thread_name_prefix="block")
-
-    def start(self, call: Callable[..., T], *arguments: object) -> Future[T]:
-        """Make a call on another thread, or on this one where no other can be started."""
-        future: Future[T] = Future()
-        turn = threading.Lock()
-
-        def run() -> None:
-            if turn.acquire(blocking=False):
-                try:
-                    future.set_result(call(*arguments))
-                except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-                    future.set_exception(error)
-
-        try:
-            self._pool.submit(run)
-        except RuntimeError:  # it is queued all the same, so whoever is first makes the call
-            run()
-        return future
-
-    def close(self) -> None:
-        """Wait for what is running."""
-        self._pool.shutdown()
 
 
 def write_hashed(helpers: Helpers, fd: int, offset: int, buffers: Iterable[Buffer]) -> str:

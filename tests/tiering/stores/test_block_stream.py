@@ -18,7 +18,8 @@ from tiering.digest import Hasher, digest
 from tiering.errors import CapacityExceeded, Unavailable
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_index import BlockIndex
-from tiering.stores.block_stream import Helpers, write_hashed
+from tiering.stores.block_stream import write_hashed
+from tiering.stores.helpers import Helpers
 from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, address_of, aligned_buffer
 
 LARGE = 2 * PIECE_BYTES + 5000
@@ -41,9 +42,8 @@ def fd(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def helpers() -> Iterator[Helpers]:
-    helpers = Helpers()
-    yield helpers
-    helpers.close()
+    with Helpers("test") as helpers:
+        yield helpers
 
 
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
