@@ -3,10 +3,10 @@
 Invariant: what the index says and what a scan of the volume says differ at most by operations that have not
 returned, and either answer is old or new, whole. The order that keeps it so:
 
-- write: doom the new extent in the index; data, flush; header, flush; one commit that publishes the new
-  extent and dooms the old one. A kill before that commit leaves a doomed header; the next opening publishes
-  it where it is whole, as a scan would, else zeroes it. The old header goes before `write` returns, so that
-  a scan never prefers it later.
+- write: doom the new extent in the index and, at the same time, data, flush; then header, flush; one commit
+  that publishes the new extent and dooms the old one. A kill before that commit leaves a doomed header; the
+  next opening publishes it where it is whole, as a scan would, else zeroes it. The old header goes before
+  `write` returns, so that a scan never prefers it later.
 - delete: one commit that dooms the extent, then its header is zeroed and flushed, then `delete` returns. The
   other way round a kill between the two would leave an object in the index that a scan knows nothing of.
 - space is free again only when its header is durably zero, a commit has said so, and its readers have let go.
