@@ -214,6 +214,16 @@ def test_bound_is_below_every_policy(ids: list[int], item_bytes: list[int], capa
     assert found.least_fetched_bytes >= sum(item_bytes[item] for item in set(ids)) * (capacity > 200)
 
 
+def test_bound_counts_a_hit_that_is_bought_in_part() -> None:
+    found = simulate_trace([0, 1, 1, 0], [9, 1, 1, 9], TIER, CacheModel(9, "pin", 0))
+    assert (found.least_fetched_bytes, found.fetched_bytes) == (11, 11)
+
+
+def test_simulate_trace_gives_an_item_its_largest_size_where_prefetch_and_eviction_are_one() -> None:
+    found = simulate_trace([1, 2, 1], [6, 1, 4], TIER, CacheModel(10, "integrated", 0))
+    assert (found.requested_bytes, found.fetched_bytes, found.peak_bytes) == (11, 7, 7)
+
+
 def outcome(stall: float, fetched: int, capacity: int = 1, ahead: int = 1) -> Outcome:
     some = simulate_trace([], [], TIER, CacheModel(capacity, lookahead_bytes=ahead))
     return replace(some, stall_seconds=stall, fetched_bytes=fetched)
