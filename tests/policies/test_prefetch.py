@@ -180,6 +180,29 @@ def test_ring_shrinks_to_half_of_the_capacity_and_counts_what_was_prefetched_for
     assert (prefetcher.stats.wasted_bytes, prefetcher.stats.used_bytes, prefetcher.cache_bytes) == (1, 1, 1)
 
 
+def test_ring_shrinks_around_what_is_being_read() -> None:
+    prefetcher = ring([1, 2, 1, 3], 6, lookahead=2)
+    for item in (1, 2, 1):
+        while fetched := begun(prefetcher):
+            prefetcher.arrived(fetched[0], 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert sorted(prefetcher.resize(0)) == [2, 3]  # 1 is read from the cache
+    assert prefetcher.stats.used_bytes == 1
+    assert not prefetcher.use(3, 0.0)
+    assert prefetcher.stats.used_bytes == 0
+
+
+def test_ring_shrinks_around_what_the_reader_waits_for() -> None:
+    prefetcher = ring([1, 2], 6, lookahead=0)
+    assert not prefetcher.use(1, 0.0)
+    assert begun(prefetcher) == [1]
+    assert prefetcher.resize(0) == []
+    prefetcher.arrived(1, 0.0)
+    assert prefetcher.use(1, 0.0)
+    assert not prefetcher.use(2, 0.0)
+    assert prefetcher.stats.used_bytes == 0
+
+
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(FUTURE, SIZES, st.sampled_from(NAMES), st.integers(0, 99))
 def test_ring_keeps_within_a_capacity_that_changes(

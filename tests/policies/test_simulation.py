@@ -49,13 +49,20 @@ def test_simulate_trace_shares_the_link_and_the_slots_between_fetches_ahead() ->
     found = simulate_trace([1, 2, 3], 4, TIER, CacheModel(12, "integrated", 100), compute_seconds=1.0)
     # 1 comes at 3 + 2; 2, begun with it, at 5 + 2; 3, begun at 5, at 8 + 2. Reads begin at 5, 7 and 10.
     assert (found.first_seconds, found.stall_seconds, found.elapsed_seconds) == (5.0, 5.0 + 1.0 + 2.0, 11.0)
-    assert (found.demand_fetches, found.fetches) == (1, 3)
+    assert (found.demand_fetches, found.fetches, found.waits) == (1, 3, 3)
 
 
 def test_simulate_trace_begins_the_next_fetch_while_the_reader_computes() -> None:
     tier = TierModel(2.0, math.inf, slots=1)
-    found = simulate_trace([1, 2, 3], 1, tier, CacheModel(3, "integrated", 100), compute_seconds=3.0)
-    assert found.stall_seconds == 2.0  # 2 comes at 4 and 3 at 6, before they are asked for
+    cache = CacheModel(3, "integrated", 100)
+    found = simulate_trace([1, 2, 3], 1, tier, cache, compute_seconds=[5.0, 1.0, 1.0])
+    assert found.stall_seconds == 2.0  # 2 comes at 4 and 3 at 6, while 1 is computed
+
+
+def test_simulate_trace_lets_what_was_read_leave_for_a_fetch_that_begins_as_the_next_is_read() -> None:
+    tier, cache = TierModel(1.0, math.inf, slots=1), CacheModel(3, "integrated", 100)
+    found = simulate_trace([1, 0, 2, 3, 1], 1, tier, cache, compute_seconds=1.0)
+    assert (found.fetches, found.stall_seconds) == (4, 1.0)  # 3 takes the place of 0, not of 1
 
 
 def test_simulate_trace_makes_no_request_before_it_arrives() -> None:
