@@ -10,7 +10,7 @@ from policies import Order
 from policies.trace import Trace, order_trace
 from policies.trace_formats import parse_csv, parse_log, parse_oracle
 
-PROFILE = settings(max_examples=100, deadline=None, derandomize=True)
+PROFILE = settings(max_examples=60, deadline=None, derandomize=True)
 REQUESTS = st.lists(
     st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)), min_size=1
 )
