@@ -55,7 +55,7 @@ def arm(steps: int, torn: bool) -> None:
 
     def stepping(put: Callable[[int, int, memoryview], None]) -> Callable[[int, int, memoryview], None]:
         def put_step(fd: int, offset: int, view: memoryview) -> None:
-            half = len(view) // 2 // block_stream.PAGE_BYTES * block_medium.PAGE_BYTES
+            half = len(view) // 2 // block_stream.PAGE_BYTES * block_stream.PAGE_BYTES
             wire.step(lambda: put(fd, offset, view[:half]))
             put(fd, offset, view)
 
