@@ -13,11 +13,11 @@ from itertools import pairwise, repeat
 import numpy as np
 import numpy.typing as npt
 
+from policies.bounds import least_fetched_bytes
 from policies.checks import whole, whole_ids, whole_list
 from policies.eviction import make
 from policies.order import Order
 from policies.prefetch import Integrated, Lookahead, Prefetcher, Ring, bandwidth_delay_bytes
-from policies.simulation.bound import least_fetched_bytes
 from policies.simulation.models import CacheModel, TierModel
 from policies.simulation.outcome import Outcome
 
@@ -42,7 +42,7 @@ def simulate_order(
 
     shard_bytes, compute_seconds: of each shard, or one number for all; seconds are what the reader takes
     for the shard before it asks for the next one. Deterministic. Raises ValueError as `simulate_trace`
-    and `policies.simulate` do.
+    and `policies.simulation.epochs` do.
     """
     shards = len(order.shard_rows)
     sizes = np.array(whole_list("shard_bytes", shard_bytes, shards), dtype=np.int64)
