@@ -86,7 +86,7 @@ def problem(count: int, copies: int) -> tuple[list[Item], list[TierSpec], list[R
         TierSpec("lake", None, wanted / 2, 0.023, 0.09, 0.0004, 0.005),
         TierSpec("memory", total // 50, None, 2.0),
         TierSpec("nfs", total // 2, wanted, 0.08, 0.001),
-        TierSpec("nvme", total // 10, 6 * wanted, 0.3),
+        TierSpec("nvme", total // 7, 6 * wanted, 0.3),
     ]
     read = [np.flatnonzero(rng.random(count) < 0.3) for _ in range(3)]
     runs = [
