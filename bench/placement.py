@@ -71,7 +71,7 @@ def timed(
 
 
 def problem(count: int, copies: int) -> tuple[list[Item], list[TierSpec], list[Run]]:
-    """Log-normal sizes to 20 GB, all in a lake; three runs at once, of which no tier but NVMe could serve all."""
+    """Log-normal sizes to 20 GB, all in a lake; three runs at once, which only NVMe could serve alone."""
     rng = np.random.default_rng(7)
     sizes = np.minimum(rng.lognormal(0, 1.2, count) * 1e9, 2e10).astype(np.int64) + 1
     total = int(sizes.sum())

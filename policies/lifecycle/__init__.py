@@ -1,4 +1,4 @@
-"""Declarative rules to actions: what moves, is copied, goes or stays, decided over a whole catalogue at once."""
+"""Declarative rules to actions: what moves, is copied, goes or stays, over a whole catalogue at once."""
 
 from policies.lifecycle.catalogue import Catalogue
 from policies.lifecycle.outcome import Outcome, Step, Verdict, apply_rules

@@ -20,8 +20,8 @@ class Catalogue:
 
     present: whether the item has a copy on the tier, bool [N, T]. nbytes: int64 [N]. created_seconds,
     last_access_seconds: float64 [N], on the clock that `now_seconds` is of. accesses: int64 [N].
-    versions: int64 [N]; items of one name are versions of it, the largest the newest; None where each name is an
-    item. tags: who has each tag, bool [N]. capacity_bytes: of tiers where it is known.
+    versions: int64 [N]; items of one name are versions of it, the largest the newest; None where each name is
+    an item. tags: who has each tag, bool [N]. capacity_bytes: of tiers where it is known.
     """
 
     names: Sequence[str]

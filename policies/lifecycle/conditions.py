@@ -13,7 +13,7 @@ from policies.lifecycle.catalogue import Bools, Catalogue
 from policies.lifecycle.rule import Rule
 from policies.lifecycle.units import duration_text, size_text
 
-__all__ = ["Facts", "conditions", "facts", "matches"]
+__all__ = ["Facts", "check_facts", "conditions", "facts", "matches"]
 
 _FACTS = {
     "idle_for": "last_access_seconds",
@@ -62,7 +62,8 @@ def check_facts(rule: Rule, catalogue: Catalogue) -> None:
     for key, fact in needs:
         if getattr(catalogue, fact) is None:
             raise ValueError(
-                f"{where} needs {fact} for its {key}, which this catalogue does not record; e.g. leave {key} out"
+                f"{where} needs {fact} for its {key}, which this catalogue does not record;"
+                f" e.g. leave {key} out"
             )
     for tag in (*rule.tags, *rule.keep_tags):
         if tag not in (catalogue.tags or {}):
@@ -124,7 +125,7 @@ def _newer(catalogue: Catalogue, alive: Bools) -> npt.NDArray[np.int64]:
         return np.zeros(len(catalogue.names), np.int64)
     _, name = np.unique(np.asarray(catalogue.names), return_inverse=True)
     order = np.lexsort((-catalogue.versions, name))
-    living = np.cumsum(alive[order]) - alive[order]  # of those before
+    living: npt.NDArray[np.int64] = np.cumsum(alive[order]) - alive[order]  # of those before
     first = np.r_[True, name[order][1:] != name[order][:-1]]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
     newer = np.empty(len(order), np.int64)

@@ -1,13 +1,13 @@
 """What is wrong with rules together, found when they are loaded.
 
 Two kinds would never come to rest: moves that lead a copy in a circle, and a rule that copies to a tier from
-which another takes the copy away again. Where neither is found, evaluation ends: whoever is added to a tier again
-and again must be taken from it as often, so was moved there (a copy would be the second kind), from a tier for
-which the same holds, and so on in a circle (the first kind). Ranges and tags count; water marks, limits and
-kept versions do not, so what is refused might have come to rest, and what is taken surely does.
+which another takes the copy away again. Where neither is found, evaluation ends: what is added to a tier
+again and again must be taken from it as often, so it was moved there (a copy is the second kind), from a
+tier for which the same holds, and so on in a circle (the first kind). Ranges and tags count; water marks,
+limits and kept versions do not, so what is refused might have come to rest, and what is taken surely does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -16,7 +16,7 @@ from policies.lifecycle.units import duration_text, size_text
 
 __all__ = ["conflicts"]
 
-_RANGES: Final = (
+_RANGES: Final[tuple[tuple[str, str, str, Callable[[float], str]], ...]] = (
     ("idle_for", "used_within", "idle for", duration_text),
     ("older_than", "younger_than", "of the age", duration_text),
     ("min_size", "max_size", "of", size_text),
@@ -76,8 +76,8 @@ def conflicts(rules: Sequence[Rule], tiers: Sequence[str], min_copies: int) -> I
         for earlier in rules[:number]:
             if _shadows(earlier, rule, tiers):
                 yield (
-                    f"rule {rule.name!r} is never reached: {earlier.name!r} comes first and takes all it matches;"
-                    " e.g. put the narrower one first"
+                    f"rule {rule.name!r} is never reached: {earlier.name!r} comes first and takes all it"
+                    " matches; e.g. put the narrower one first"
                 )
     yield from _undone(rules)
     yield from _circles(rules, tiers)
@@ -86,8 +86,8 @@ def conflicts(rules: Sequence[Rule], tiers: Sequence[str], min_copies: int) -> I
 def _alone(rule: Rule, tiers: Sequence[str], min_copies: int) -> Iterator[str]:
     if rule.removes and rule.action != "forget" and rule.min_copies < min_copies:
         yield (
-            f"rule {rule.name!r} may leave min_copies = {rule.min_copies}, but all rules must leave {min_copies};"
-            f" e.g. min_copies = {min_copies}"
+            f"rule {rule.name!r} may leave min_copies = {rule.min_copies}, but all rules must leave"
+            f" {min_copies}; e.g. min_copies = {min_copies}"
         )
     if rule.action in ("release", "forget") and rule.min_copies >= len(tiers):
         yield (
@@ -121,8 +121,8 @@ def _undone(rules: Sequence[Rule]) -> Iterator[str]:
             if removing.tier in (None, copying.to) and removing.to != copying.to and not both.empty:
                 yield (
                     f"rules {copying.name!r} and {removing.name!r} undo each other for {both}: one copies to"
-                    f" {copying.to}, the other takes away from there; e.g. used_within = '7d' for the first and"
-                    " idle_for = '7d' for the second"
+                    f" {copying.to}, the other takes away from there; e.g. used_within = '7d' for the"
+                    " first and idle_for = '7d' for the second"
                 )
 
 

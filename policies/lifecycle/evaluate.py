@@ -1,8 +1,8 @@
 """What rules want done with a catalogue.
 
-The rules work on a picture of the catalogue, one after the other and again until none has anything left to do;
-the difference between the picture and the catalogue are the actions. So a copy that two rules would send on in
-turn travels once, and asking again afterwards says nothing.
+The rules work on a picture of the catalogue, one after the other and again until none has anything left to
+do; where the picture then differs from the catalogue, something is to be done. So a copy that two rules would
+send on in turn travels once, and asking again afterwards says nothing.
 
 Invariant: no action leaves an item fewer copies than its rule's `min_copies`, nor than that of any other
 removing rule whose conditions the item meets (`forget` heeds its own alone).
@@ -80,7 +80,8 @@ def evaluate(rules: Rules, catalogue: Catalogue, now_seconds: float) -> tuple[Pi
     )
     ranked = any(rule.keep_newest is not None for rule in rules.rules)
     while True:
-        known = facts(catalogue, now_seconds, picture.present.any(axis=1), ranked=ranked)
+        alive: Bools = np.logical_or.reduce(picture.present, axis=1)
+        known = facts(catalogue, now_seconds, alive, ranked=ranked)
         met = [matches(rule, known) for rule in rules.rules]
         needed = np.ones(len(catalogue.names), np.int64)
         for rule, mask in zip(rules.rules, met, strict=True):

@@ -1,4 +1,4 @@
-"""What came out of an evaluation: the actions, and for each item which rule applies and why each other does not."""
+"""What came out of an evaluation: what to do, and which rule applies to an item, and why no other does."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +21,10 @@ Kind = Literal["copy", "move", "release", "forget"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do with one item. source: where a copy is read, or goes. target: where one is made, or None.
+    """One thing to do with one item.
 
-    min_copies: how many must remain when it is done.
+    source: where a copy is read, or given up. target: where one is made, or None. min_copies: how many
+    must remain when it is done.
     """
 
     kind: Kind
@@ -49,7 +50,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Made by `apply_rules`. waiting: by rule, how many items a limit or lack of room left for the next time."""
+    """Made by `apply_rules`. waiting: by rule, how many items a limit or a full target left for next time."""
 
     catalogue: Catalogue
     present: Bools
@@ -179,7 +180,7 @@ class Outcome:
 def apply_rules(rules: Rules, catalogue: Catalogue, now_seconds: float) -> Outcome:
     """Return what the rules want done with a catalogue at `now_seconds`.
 
-    Deterministic. Raises ValueError where the catalogue lacks a fact, tier, tag or capacity that a rule needs.
+    Raises ValueError where the catalogue lacks a fact, tier, tag or capacity that a rule needs.
     """
     picture, known, needed = evaluate(rules, catalogue, now_seconds)
     waiting = {name: int(rows.sum()) for name, rows in picture.waiting.items()}

@@ -1,7 +1,7 @@
 """One rule: which copies it is about, and what shall become of them.
 
-Invariant: a rule that exists is right by itself: its action has all it needs and nothing it does not know, and
-some copy could match it.
+Invariant: a rule that exists is right by itself: its action has all it needs and nothing it does not know,
+and some copy could match it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ _REMOVES: Final = ("move", "release", "forget")
 class Rule:
     """Copies on `tier` (None: on any) that match all that is given; what is None does not matter.
 
-    idle_for (at least), used_within (less than): seconds since the last access. older_than, younger_than: since
-    it was made. min_size, max_size: bytes, both included; so are min_accesses and max_accesses. tags: all of
-    them. keep_newest: not the newest so many versions of a corpus. keep_tags: none that has one of them.
-    high_water, low_water: shares of the tier's capacity; above the first, copies go until the second is reached.
-    min_copies: how many must remain. limit_bytes, limit_objects: the most in one evaluation. order_by: who
-    goes first where not all may.
+    idle_for (at least), used_within (less than): seconds since the last access. older_than, younger_than:
+    since it was made. min_size, max_size: bytes, both included; so are min_accesses and max_accesses. tags:
+    all of them. keep_newest: not the newest so many versions of a corpus. keep_tags: none of them.
+    high_water, low_water: shares of the tier's capacity; above the first, copies go until the second is
+    reached. min_copies: how many must remain. limit_bytes, limit_objects: the most in one evaluation.
+    order_by: who goes first where not all may.
     """
 
     name: str
@@ -135,7 +135,9 @@ def read_rule(where: str, table: Mapping[str, Any], min_copies: int) -> Rule:
     Raises ValueError naming the key, the value seen and a right example.
     """
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where} = {table!r} is not a table; e.g. {{action = 'move', to = 'lake'}}")
+        raise ValueError(  # noqa: TRY004  # one class for all mistakes in rules
+            f"{where} = {table!r} is not a table; e.g. {{action = 'move', to = 'lake'}}"
+        )
     known = [field.name for field in fields(Rule)]
     for key in table:
         if key not in known:
@@ -166,7 +168,9 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
 
 def _count(name: str, value: Any) -> int:
     if isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number, not {value!r}; e.g. {name}=2")
+        raise ValueError(  # noqa: TRY004
+            f"{name} must be a whole number, not {value!r}; e.g. {name}=2"
+        )
     return whole(name, value, least=0, example=2)
 
 

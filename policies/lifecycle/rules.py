@@ -37,7 +37,7 @@ def load_rules(
     tiers: names of all tiers there are. min_copies: how many copies of an item must remain, whatever a rule
     does; a rule may ask for more. where: what messages call the list.
 
-    Raises ValueError for a wrong key or value, naming it, what was seen and a right example, and for rules that
+    Raises ValueError for a wrong key or value, naming it, what was seen and a right one, and for rules that
     contradict each other, telling all contradictions.
     """
     whole("min_copies", min_copies, least=1, example=1)

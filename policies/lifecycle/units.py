@@ -1,7 +1,7 @@
 """Durations and sizes as people write them in rules: ``"30d"``, ``"12h"``, ``"64MiB"``.
 
-Rules are checked where they are decided upon, and nothing here may import Dask, whose parser `tiering` uses for
-sizes; so this one takes the same units, and any number of bytes.
+Rules are checked where they are decided upon, and nothing here may import Dask, whose parser `tiering` uses
+for sizes; so this one takes the same units, and any number of bytes.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["duration_seconds", "duration_text", "size_bytes", "size_text"]
 
 _SECONDS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_BYTES: Final = {
+_BYTES: Final[dict[str, int]] = {
     "": 1,
     "b": 1,
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgtp", 1)},
@@ -40,7 +40,7 @@ def size_bytes(name: str, value: object) -> int:
     found = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     if found is None or found[2].lower() not in _BYTES:
         raise ValueError(f"{name} = {value!r} is not a size; e.g. '64MiB'")
-    return round(float(found[1]) * _BYTES[found[2].lower()])
+    return int(float(found[1]) * _BYTES[found[2].lower()])
 
 
 def duration_text(seconds: float) -> str:

@@ -43,15 +43,14 @@ def place(
 ) -> Placement:
     """Return where each item should lie, and from which tier it should be read, for the least money.
 
-    months: how long items are stored there, of 730 hours each. kwh_price: money for the energy that tiers tell.
+    months: how long items lie there, of 730 hours each. kwh_price: money for the energy that tiers tell of.
     exact_cells: up to so many pairs of tiers and kinds of items (those alike are one kind) the whole is
     solved by branch and bound, of at most `node_limit` nodes; beyond, all but a few items are placed by the
-    relaxed program.
-    Either way `Placement.gap` tells how far from the best it can be at most.
+    relaxed program. Either way `Placement.gap` tells how far from the best it can be at most.
 
     Deterministic and independent of the order of arguments; ties go to the name that comes first. Raises
-    ValueError for arguments out of range and names that are unknown or stand twice, and `Infeasible`, a kind of
-    it, where no placement exists: it says what is short and by how much.
+    ValueError for arguments out of range and for names that are unknown or stand twice, and `Infeasible`, a
+    kind of it, where no placement exists: it says what is short and by how much.
     """
     check_problem(items, tiers, runs)
     check_number("months", months, above=0, example=1)
