@@ -100,7 +100,11 @@ class Placement:
                 return f"{said}. Next best: {self._told(other)} would cost {other_cost - cost:.6g} more."
         if not others:
             return f"{said}: there is no other choice."
-        return f"{said}: nothing else has room, {self._lack(ledger.lacks(row, others[0][1])[0])}."
+        other_cost, other = others[0]
+        return (
+            f"{said}. Nothing else has room: {self._told(other)} would cost {other_cost - cost:.6g} more, but"
+            f" {self._lack(ledger.lacks(row, other)[0])}."
+        )
 
     def _cheapest(self, row: int) -> Spot:
         """The cheapest spot of an item, were it alone."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from policies.placement import Infeasible, Item, Placement, Run, TierSpec, place
 from policies.placement import solver as solver_module
 from policies.placement.deal import deal
+from policies.placement.program import Counts, Program, branch
 from tests.policies.placement_model import cheapest, fits, money
 
 GB = 1_000_000_000
@@ -193,7 +194,8 @@ def test_why_tells_what_is_in_the_way() -> None:
 def test_why_of_an_item_without_a_choice_says_so() -> None:
     assert place([Item("x", 3)], [LAKE]).why("x").endswith("there is no other choice.")
     tiers = [LAKE, TierSpec("disk", 2)]
-    assert "nothing else has room, disk lacks 1 bytes" in place([Item("x", 3)], tiers).why("x")
+    said = place([Item("x", 3)], tiers).why("x")
+    assert "Nothing else has room: disk would cost 0 more, but disk lacks 1 bytes" in said
     with pytest.raises(ValueError, match=r"no item 'y' was placed; e\.g\. 'x'"):
         place([Item("x", 3)], [LAKE]).why("y")
 
@@ -222,6 +224,8 @@ def test_ties_go_to_the_name_that_comes_first() -> None:
         "y": ("b",),
         "z": ("c",),
     }
+    wide = [TierSpec("c", 3), TierSpec("b", 7), TierSpec("a", 7)]
+    assert place([Item("x", 5)], wide).items["x"].tiers == ("a",)
 
 
 def test_alike_items_are_one_kind_and_their_copies_lie_apart() -> None:
@@ -310,3 +314,24 @@ def test_wrong_arguments_are_named_with_a_right_example(make: Any, said: str) ->
 def test_no_items_cost_nothing() -> None:
     found = place([], [LAKE])
     assert (found.cost.total, found.gap, dict(found.items)) == (0.0, 0.0, {})
+
+
+def test_solver_that_overdraws_a_room_is_asked_again_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS may overdraw a line by 1e-6 of it; here by more, the first time."""
+    asked: list[Program] = []
+
+    def loose(problem: Program, node_limit: int) -> Counts | None:
+        asked.append(problem)
+        wider = problem.limits * (2 if len(asked) == 1 else 1)
+        return branch(replace(problem, limits=wider), node_limit)
+
+    monkeypatch.setattr(solver_module, "branch", loose)
+    items = [Item("x", 7), Item("y", 7)]
+    found = place(items, [TierSpec("disk", 11), TierSpec("lake", storage_gb_month=3.0)])
+    assert len(asked) == 2
+    assert found.used_bytes == {"disk": 7, "lake": 7}
+    with pytest.raises(
+        Infeasible, match="no placement was found: tier 'disk' lacks 3 bytes; with that much more"
+    ):
+        asked.clear()
+        place(items, [TierSpec("disk", 11)])
