@@ -97,12 +97,12 @@ class Placement:
         others = sorted((ledger.cost(row, other), other) for other in near)
         for other_cost, other in others:
             if not ledger.lacks(row, other):
-                return f"{said}. Next best: {self._told(other)} would cost {other_cost - cost:.6g} more."
+                return f"{said}. Next best: {self._told(other)} would cost {_than(other_cost - cost)}."
         if not others:
             return f"{said}: there is no other choice."
         other_cost, other = others[0]
         return (
-            f"{said}. Nothing else has room: {self._told(other)} would cost {other_cost - cost:.6g} more, but"
+            f"{said}. Nothing else has room: {self._told(other)} would cost {_than(other_cost - cost)}, but"
             f" {self._lack(ledger.lacks(row, other)[0])}."
         )
 
@@ -129,6 +129,10 @@ class Placement:
         if lack.instant is None:
             return f"{name} lacks {lack.short:,.0f} bytes of room for it"
         return f"{name} lacks {lack.short:,.0f} bytes/s for its readers"
+
+
+def _than(difference: float) -> str:
+    return f"{abs(difference):.6g} {'less' if difference < 0 else 'more'}"
 
 
 def _cost(table: Table, spots: Sequence[Spot]) -> Cost:
