@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tiering.corpora import small_arrow
 from tiering import catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
 from tiering.errors import ConfigError, Conflict, LastCopy
@@ -98,6 +99,20 @@ def test_copy_then_release_keeps_the_copies_that_rules_want(tmp_path: Path) -> N
         "release old v1 from disk",
     ]
     assert held(tmp_path) == {"archive": ["old"], "disk": [], "lake": ["old"]}
+
+
+def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path: Path) -> None:
+    lake = open_tier(tmp_path / "lake", "lake")
+    small_arrow(lake, rows=24)
+    newer = small_arrow(open_tier(tmp_path / "disk", "disk"), rows=20)
+    catalog.publish(lake.store, "text", 2, newer.contents, newer.contents.encode())
+    old = 'name = "old"\naction = "forget"\ntier = "lake"\nkeep_newest = 1\n'
+    tiers = 'tiers = ["archive", "lake"]\n'
+    assert [r.status for r in run(job(tmp_path, old, extra=tiers))] == ["nothing to do"]
+    results = run(job(tmp_path, old + "min_copies = 0\n", extra=tiers))
+    assert [(r.job, r.status) for r in results] == [("nightly: forget text v1 from lake", "done")]
+    assert catalog.versions(lake.store, "text") == [2]
+    assert verify(open_corpus(lake, "text")).ok
 
 
 def test_release_of_a_copy_whose_proof_is_damaged_is_refused(tmp_path: Path) -> None:
