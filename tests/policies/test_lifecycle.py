@@ -162,7 +162,7 @@ def test_limits_cut_and_the_rest_waits() -> None:
     held = catalogue(*[{"mib": size} for size in (3, 5, 7, 11)])
     outcome = apply_rules(
         rules(
-            COOL | {"limit_objects": 3, "limit_bytes": "13MiB"}, COOL | {"to": "archive", "older_than": "99d"}
+            COOL | {"limit_objects": 3, "limit_bytes": "13MiB"}, COOL | {"to": "archive", "min_size": "7MiB"}
         ),
         held,
         NOW,
