@@ -69,6 +69,13 @@ def test_rules_move_what_is_old_and_leave_the_rest(tmp_path: Path) -> None:
     assert [again.status for again in run(job(tmp_path, COOL))] == ["nothing to do"]
 
 
+def test_corpus_is_as_old_as_its_oldest_copy(tmp_path: Path) -> None:
+    put(tmp_path, "disk", "old", days=31)
+    corpus = open_corpus(open_tier(tmp_path / "disk", "disk"), "old")
+    plan_move(corpus, open_tier(tmp_path / "lake", "lake")).run()
+    assert [result.job for result in run(job(tmp_path, COOL))] == ["nightly: release old v1 from disk"]
+
+
 def test_dry_run_explains_each_copy_and_changes_nothing(tmp_path: Path) -> None:
     put(tmp_path, "disk", "old", days=31)
     put(tmp_path, "disk", "new", days=29)
