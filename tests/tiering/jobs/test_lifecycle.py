@@ -125,10 +125,11 @@ def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path
 def test_release_of_a_copy_whose_proof_is_damaged_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "disk", "web")
     corpus = open_corpus(open_tier(tmp_path / "disk", "disk"), "web")
-    plan_move(corpus, open_tier(tmp_path / "lake", "lake")).run()
+    for tier in ("lake", "archive"):
+        plan_move(corpus, open_tier(tmp_path / tier, tier)).run()
     shard = tmp_path / "lake" / corpus.key(corpus.manifest["key"][0].as_py())
     shard.write_bytes(shard.read_bytes()[:-1])
-    (result,) = run(job(tmp_path, FREE))
+    (result,) = run(job(tmp_path, FREE + "min_copies = 2\n"))
     assert isinstance(result.error, LastCopy)
     assert verify(corpus).ok
 
