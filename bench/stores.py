@@ -192,10 +192,14 @@ def measure_reads(bench: Bench) -> None:
 
 
 def measure_blocks(bench: Bench) -> None:
-    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, in turns."""
+    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, in turns.
+
+    Each at a place of its own: what was just read may be in a cache below.
+    """
     dice, blocks, time_ = random.Random(7), bench.blocks, bench.clock.time
     extent = blocks.locate("k")
     block = bench.target[:BLOCK_BYTES]
+    blocks_in_shard = SHARD_BYTES // BLOCK_BYTES
     fd = os.open(extent.path, os.O_RDONLY | os.O_DIRECT)
 
     def checked(offset: int) -> None:
@@ -204,11 +208,10 @@ def measure_blocks(bench: Bench) -> None:
 
     try:
         for _ in range(RANDOM_READS):
-            at = dice.randrange(SHARD_BYTES // BLOCK_BYTES) * BLOCK_BYTES
-            raw = extent.offset + at
-            time_("raw_random_1mib", lambda at=raw: os.preadv(fd, [block], at), BLOCK_BYTES)  # type: ignore[misc]
+            raw, at, checked_at = (place * BLOCK_BYTES for place in dice.sample(range(blocks_in_shard), 3))
+            time_("raw_random_1mib", lambda at=raw: os.preadv(fd, [block], extent.offset + at), BLOCK_BYTES)  # type: ignore[misc]
             time_("block_random_1mib", lambda at=at: blocks.read_into("k", at, block), BLOCK_BYTES)  # type: ignore[misc]
-            time_("block_random_1mib_checked", lambda at=at: checked(at), BLOCK_BYTES)  # type: ignore[misc]
+            time_("block_random_1mib_checked", lambda at=checked_at: checked(at), BLOCK_BYTES)  # type: ignore[misc]
     finally:
         os.close(fd)
 
