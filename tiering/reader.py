@@ -305,7 +305,7 @@ class BlockReader:
                     )
         return bool(state.cached)
 
-    def _whole(self, state: _ShardState) -> bytearray:
+    def _whole(self, state: _ShardState) -> Buffer:
         """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
         shard = state.shard
         for left in reversed(range(self._attempts)):

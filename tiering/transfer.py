@@ -44,7 +44,7 @@ def _digest_there(store: Store, key: str, nbytes: int) -> str:
     return hasher.hexdigest()
 
 
-def read_verified(store: Store, key: str, nbytes: int, expected: str) -> bytearray:
+def read_verified(store: Store, key: str, nbytes: int, expected: str) -> Buffer:
     """All bytes of `key`.
 
     Raises:

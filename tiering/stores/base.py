@@ -45,6 +45,7 @@ from typing import ClassVar, Self
 
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, UsageError
+from tiering.stores.pages import new_buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,9 @@ class Store(ABC):
     def stat(self, key: str) -> ObjectInfo:
         """Size and etag of `key`."""
 
-    def read(self, key: str) -> bytearray:
-        """All bytes of `key`."""
-        buffer = bytearray(self.stat(key).nbytes)
+    def read(self, key: str) -> Buffer:
+        """All bytes of `key`, in memory that is the caller's alone and writable."""
+        buffer = new_buffer(self.stat(key).nbytes)
         if buffer:
             self.read_into(key, 0, memoryview(buffer))
         return buffer

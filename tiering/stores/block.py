@@ -30,7 +30,7 @@ from tiering.stores.block_format import VolumeInfo, enlarge, format_volume, volu
 from tiering.stores.block_index import Entry
 from tiering.stores.block_layout import intact, pack_header
 from tiering.stores.block_volume import BadPagesError, Volume
-from tiering.stores.pages import uninitialised_bytes
+from tiering.stores.pages import new_buffer
 
 __all__ = ["BlockStore", "Problem", "VolumeInfo", "format_volume"]
 
@@ -47,12 +47,16 @@ class BlockStore(Volume, Store):
     kind: ClassVar[str] = "block"
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
-        with self._typed(key), self.pinned(key) as entry:
-            self._read_entry(entry, offset, buffer)
+        with self._typed(key):
+            entry = self._pin(key)
+            try:
+                self._read_entry(entry, offset, buffer)
+            finally:
+                self._unpin(entry)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         with self._typed(key), self.pinned(key) as entry:  # one pin: an overwrite must not mix two objects
-            buffer = uninitialised_bytes(entry.nbytes)
+            buffer = new_buffer(entry.nbytes)
             self._read_entry(entry, 0, memoryview(buffer))
             return buffer
 

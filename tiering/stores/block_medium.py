@@ -10,26 +10,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import sqlite3
 import stat
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Final, NoReturn
-
-import numpy as np
+from typing import Final, NoReturn, TypeVar
 
 from tiering.digest import Buffer, Hasher
 from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
-from tiering.stores.pages import PAGE_BYTES, address_of, aligned_buffer, round_up
+from tiering.stores.pages import (
+    PAGE_BYTES,
+    PIECE_BYTES,
+    address_of,
+    aligned_buffer,
+    borrowed,
+    copy,
+    round_up,
+)
 
-BOUNCE_BYTES: Final = 8 << 20
-_KEPT_BOUNCES: Final = 4
+_BOUNCES: Final = 3  # one is filled while the medium takes two, the later of which is hashed
 _PROBE_BYTES: Final = 1 << 20
 _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size of a block device
+
+T = TypeVar("T")
 
 
 class Medium:
@@ -47,12 +55,11 @@ class Medium:
         self.path = path
         self.broken = False
         """A flush failed: what was written since the last good one may be lost."""
-        self._bounces: list[memoryview] = []
         self._state = threading.Condition()
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
-        self._writers = ThreadPoolExecutor(thread_name_prefix="block-write")
+        self._helpers = ThreadPoolExecutor(thread_name_prefix="block")
         with typed_errors(tier, None, path):
             self.is_device = _is_device(path, tier)
             if not self.is_device:
@@ -81,12 +88,12 @@ class Medium:
             self._fill(fd, offset, buffer[:done])
             if done == buffer.nbytes:
                 return
-            with self.bounce() as bounce:
+            with borrowed(PIECE_BYTES) as bounce:
                 while done < buffer.nbytes:
                     skip = (offset + done) % PAGE_BYTES
-                    take = min(buffer.nbytes - done, BOUNCE_BYTES - skip)
+                    take = min(buffer.nbytes - done, PIECE_BYTES - skip)
                     self._fill(fd, offset + done - skip, bounce[: round_up(skip + take)])
-                    _copy(buffer[done : done + take], bounce[skip : skip + take])
+                    copy(buffer[done : done + take], bounce[skip : skip + take])
                     done += take
 
     def write(self, offset: int, buffers: Iterable[Buffer]) -> str:
@@ -96,26 +103,55 @@ class Medium:
         `buffers` meanwhile. Durable only after `flush`.
         """
         hasher = Hasher()
-        pending: Future[None] | None = None
-        with self._using() as fd, contextlib.ExitStack() as bounces:
-            # Two buffers: one is filled and hashed while the medium takes the other.
-            pair = [bounces.enter_context(self.bounce())]
+        with self._using() as fd, contextlib.ExitStack() as stack:
+            pieces = _pieces(buffers)
+            bounces = [stack.enter_context(borrowed(PIECE_BYTES))]
+            piece, following = next(pieces, []), next(pieces, None)
+            if following is None:
+                view, nbytes = _gather(piece, bounces[0])
+                hasher.update(view[:nbytes])
+                _put(fd, offset, view)
+                return hasher.hexdigest()
+            bounces += [stack.enter_context(borrowed(PIECE_BYTES)) for _ in range(_BOUNCES - 1)]
+            running: list[Future[None]] = []
+            gathering = self.aside(_gather, piece, bounces[0])
             try:
-                for view, last in _filled(buffers, pair, hasher):
-                    if pending:
-                        pending.result()
-                    if last and not pending:
-                        _put(fd, offset, view)
-                    else:
-                        if len(pair) == 1:
-                            pair.append(bounces.enter_context(self.bounce()))
-                        pending = self._writers.submit(_put, fd, offset, view)
+                for turn in itertools.count(1):
+                    view, nbytes = gathering.result()
+                    running.append(self.aside(_put, fd, offset, view))
                     offset += view.nbytes
-                if pending:
-                    pending.result()
+                    if following:
+                        if len(running) == _BOUNCES:
+                            running.pop(0).result()  # its bounce is the next to be filled
+                        gathering = self.aside(_gather, following, bounces[turn % _BOUNCES])
+                    hasher.update(view[:nbytes])
+                    if not following:
+                        break
+                    following = next(pieces, None)
+                for put in running:
+                    put.result()
             finally:
-                wait([pending] if pending else [])
+                wait([gathering])
+                wait(running)
         return hasher.hexdigest()
+
+    def aside(self, call: Callable[..., T], *arguments: object) -> Future[T]:
+        """Make a call on another thread, or on this one where no other can be started."""
+        future: Future[T] = Future()
+        turn = threading.Lock()
+
+        def run() -> None:
+            if turn.acquire(blocking=False):
+                try:
+                    future.set_result(call(*arguments))
+                except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                    future.set_exception(error)
+
+        try:
+            self._helpers.submit(run)
+        except RuntimeError:  # it is queued all the same, so whoever is first makes the call
+            run()
+        return future
 
     def bad_runs(self, offset: int, nbytes: int) -> list[tuple[int, int]]:
         """Zero ``[offset, offset + nbytes)`` and return the (offset, length) runs of pages that refuse it."""
@@ -161,17 +197,6 @@ class Medium:
                 self.broken = True
                 raise
 
-    @contextlib.contextmanager
-    def bounce(self) -> Iterator[memoryview]:
-        """Borrow an aligned buffer of `BOUNCE_BYTES`."""
-        try:
-            view = self._bounces.pop()
-        except IndexError:  # more threads than ever before
-            view = aligned_buffer(BOUNCE_BYTES)
-        yield view
-        if len(self._bounces) < _KEPT_BOUNCES:
-            self._bounces.append(view)
-
     def stop(self) -> None:
         """Refuse new reads and writes and wait for those in flight; the lock is kept."""
         with self._state:
@@ -181,7 +206,7 @@ class Medium:
     def close(self) -> None:
         """Give the lock back. Idempotent."""
         self.stop()
-        self._writers.shutdown()
+        self._helpers.shutdown()
         with self._state:
             if self._fd >= 0:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
@@ -200,7 +225,8 @@ class Medium:
         finally:
             with self._state:
                 self._in_use -= 1
-                self._state.notify_all()
+                if not self._in_use:
+                    self._state.notify_all()
 
     def _fill(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
@@ -319,33 +345,31 @@ def _refuse_attached(path: Path, tier: str | None) -> None:
                 raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
 
 
-def _copy(target: memoryview, source: memoryview) -> None:
-    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))  # without the GIL
-
-
-def _filled(
-    buffers: Iterable[Buffer], bounces: list[memoryview], hasher: Hasher
-) -> Iterator[tuple[memoryview, bool]]:
-    """The concatenation of `buffers` in turns through `bounces`, in whole pages, and whether it was the last.
-
-    `bounces` may grow while it is iterated. A full one is only the last when nothing follows.
-    """
-    turn, filled = 0, 0
+def _pieces(buffers: Iterable[Buffer]) -> Iterator[list[memoryview]]:
+    """The concatenation of `buffers` in views of `PIECE_BYTES` together, the last ones less."""
+    piece: list[memoryview] = []
+    room = PIECE_BYTES
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
         while view.nbytes:
-            if filled == BOUNCE_BYTES:
-                hasher.update(bounces[turn])
-                yield bounces[turn], False
-                turn, filled = (turn + 1) % len(bounces), 0
-            take = min(view.nbytes, BOUNCE_BYTES - filled)
-            _copy(bounces[turn][filled : filled + take], view[:take])
-            view, filled = view[take:], filled + take
-    if filled:
-        hasher.update(bounces[turn][:filled])
-        end = round_up(filled)
-        bounces[turn][filled:end] = bytes(end - filled)
-        yield bounces[turn][:end], True
+            piece.append(view[:room])
+            view, room = view[room:], room - piece[-1].nbytes
+            if not room:
+                yield piece
+                piece, room = [], PIECE_BYTES
+    if piece:
+        yield piece
+
+
+def _gather(piece: Iterable[memoryview], bounce: memoryview) -> tuple[memoryview, int]:
+    """The bytes of `piece` in whole pages of `bounce`, the last padded with zeros, and how many they are."""
+    filled = 0
+    for view in piece:
+        copy(bounce[filled : filled + view.nbytes], view)
+        filled += view.nbytes
+    end = round_up(filled)
+    bounce[filled:end] = bytes(end - filled)
+    return bounce[:end], filled
 
 
 def _put(fd: int, offset: int, view: memoryview) -> None:

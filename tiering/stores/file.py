@@ -45,7 +45,7 @@ from tiering.keys import path_of, validate, validate_prefix
 from tiering.stores import direct, file_temp
 from tiering.stores.base import Extent, ObjectInfo, Store, check_range, total_bytes
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
-from tiering.stores.pages import uninitialised_bytes
+from tiering.stores.pages import new_buffer
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_FOUND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -77,9 +77,9 @@ class FileStore(Store):
 
         self._with_file(key, fill)
 
-    def read(self, key: str) -> bytearray:
-        def fill(fd: int) -> bytearray:  # opened once, so that the length and the bytes are of one object
-            data = uninitialised_bytes(os.fstat(fd).st_size)
+    def read(self, key: str) -> Buffer:
+        def fill(fd: int) -> Buffer:  # opened once: length and bytes are of one object
+            data = new_buffer(os.fstat(fd).st_size)
             self._fill(fd, key, 0, memoryview(data))
             return data
 

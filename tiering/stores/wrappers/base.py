@@ -31,7 +31,7 @@ class Wrapper(Store):
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         self.inner.read_into(key, offset, buffer)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         return self.inner.read(key)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
@@ -82,7 +82,7 @@ class Guard(Wrapper):
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         self._call(key, lambda: self.inner.read_into(key, offset, buffer))
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         return self._call(key, lambda: self.inner.read(key))
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
