@@ -45,7 +45,7 @@ from tiering.stores.object_errors import (
 from tiering.stores.object_options import ObjectOptions
 from tiering.stores.object_sockets import Answer, MissingError, Sockets
 from tiering.stores.object_uploads import ABANDONED_SECONDS, abort_abandoned, sweep_uploads
-from tiering.stores.pages import uninitialised_bytes
+from tiering.stores.pages import new_buffer
 
 PIECE_BYTES = 8 << 20
 """A longer read is cut into ranges of this size that are fetched side by side."""
@@ -99,15 +99,15 @@ class ObjectStore(Store):
 
         self._consistent(key, lambda: self._fetch(key, offset, min(buffer.nbytes, PIECE_BYTES), place))
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         validate(key)
 
-        def fetch() -> bytearray:
-            data = bytearray()
+        def fetch() -> Buffer:
+            data: bytearray | memoryview = bytearray()
 
             def place(object_bytes: int) -> memoryview:
                 nonlocal data
-                data = uninitialised_bytes(object_bytes)
+                data = new_buffer(object_bytes)
                 return memoryview(data)
 
             try:
