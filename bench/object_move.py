@@ -26,7 +26,7 @@ from bench.object_store import server
 from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, Endpoint, rclone_program
 from tiering import Corpus, ingest, open_tier, plan_move
 
-ROWS, TOKENS, ROUNDS = 131_072, 2_048, 5
+ROWS, TOKENS, ROUNDS = 65_536, 2_048, 3
 SHARDS = "bench/web/tokens/c"
 
 
