@@ -2,12 +2,14 @@
 
 Invariant: a damaged object is put aside below ``.tiering/quarantine/`` before it is replaced, never just
 overwritten, and is replaced only by bytes that were read whole and found to have the digest that the manifest
-names. What cannot be read at all leaves nothing to put aside.
+names. A link, a folder or a pipe in place of an object is put aside as it is. What cannot be read at all
+leaves nothing to put aside.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +103,7 @@ def repair_batch(
                 source = found.name
             else:
                 source, good = "the manifest", documents[key]
+            _clear(tier.store, name, key)
             _put_back(tier.store, name, key, good, expected)
             results.append(Repaired(key, source))
         except TieringError as error:
@@ -186,6 +189,7 @@ def _repair_catalog(store: Store, name: str, record: Record, others: Sequence[Ti
         )
     repaired = []
     if not _has_manifest(store, name, record):
+        _clear(store, name, manifest_key)
         _put_back(store, name, manifest_key, _manifest(name, record, others), record.manifest)
         repaired.append(manifest_key)
     if found != record:
@@ -210,6 +214,13 @@ def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tupl
         key=key,
         hint="Open the corpus with others=[tier], or move it here again",
     )
+
+
+def _clear(store: Store, name: str, key: str) -> None:
+    """Put aside, without following it, what lies in the place of an object and is none."""
+    aside = f"{name}/{INTERNAL}/quarantine/{digest(key.encode())[:32]}-{secrets.token_hex(8)}"
+    if store.set_aside(f"{name}/{key}", aside):
+        log.warning("%s/%s on tier %s was no object; it is now %s", name, key, store.name, aside)
 
 
 def _put_back(store: Store, name: str, key: str, good: Buffer, expected: str) -> None:

@@ -128,6 +128,14 @@ class Store(ABC):
         self.stat(key)
         return None
 
+    def set_aside(self, key: str, aside: str) -> bool:
+        """Rename what lies in the place of `key` and is no object, such as a link or a folder, to `aside`.
+
+        Nothing is followed, and nothing that is an object is touched. Returns whether there was such a thing,
+        which only file systems have.
+        """
+        return False
+
     def sweep(self, prefix: str = "") -> int:
         """Give back the room of writes below the folder `prefix` whose writer was killed; returns how many.
 

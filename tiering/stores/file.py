@@ -141,6 +141,9 @@ class FileStore(Store):
         stats = os.statvfs(there)
         return stats.f_bavail * stats.f_frsize  # what root alone may use is not free
 
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self._retried(key, lambda: self._tree.set_aside(_segments(key), _segments(aside)))
+
     def sweep(self, prefix: str = "") -> int:
         validate_prefix(prefix)
 
@@ -282,7 +285,11 @@ class FileStore(Store):
         """Raise the typed error for an error of the operating system."""
         text = f"{error.strerror or error} at {error.filename or self.root}"
         if error.errno in _NOT_FOUND:
-            raise NotFound("no such object", tier=self.name, key=key) from error
+            if error.errno != errno.EISDIR:
+                raise NotFound("no such object", tier=self.name, key=key) from error
+            hint = "'tiering verify --repair' puts it aside and the object in its place"
+            problem = f"no such object, but {error.strerror}"
+            raise NotFound(problem, tier=self.name, key=key, hint=hint) from error
         if error.errno == errno.ELOOP:
             hint = (
                 "Nothing below the folder of a tier may be one: put the files there, or open the tier there"

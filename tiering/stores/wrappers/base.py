@@ -55,6 +55,9 @@ class Wrapper(Store):
     def locate(self, key: str) -> Extent | None:
         return self.inner.locate(key)
 
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self.inner.set_aside(key, aside)
+
     def sweep(self, prefix: str = "") -> int:
         return self.inner.sweep(prefix)
 
@@ -105,6 +108,9 @@ class Guard(Wrapper):
 
     def locate(self, key: str) -> Extent | None:
         return self._call(key, lambda: self.inner.locate(key))
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self._call(key, lambda: self.inner.set_aside(key, aside))
 
     def sweep(self, prefix: str = "") -> int:
         return self._call(prefix, lambda: self.inner.sweep(prefix))
