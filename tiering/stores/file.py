@@ -328,7 +328,13 @@ def _is_file(fd: int, folder: int, name: str) -> bool:
 
 
 def _preallocate(fd: int, nbytes: int) -> None:
-    """Claim the room; `os.posix_fallocate` would write to every page where there is no such call."""
+    """Claim the room; `os.posix_fallocate` would write to every page where there is no such call.
+
+    What can never fit is refused before: a claim that fails half way fills the disk for everybody meanwhile.
+    """
+    stats = os.fstatvfs(fd)
+    if stats.f_blocks and nbytes > stats.f_bfree * stats.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     while _LIBC.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes)):
         number = ctypes.get_errno()
         if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # a file system without preallocation

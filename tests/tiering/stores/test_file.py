@@ -327,6 +327,7 @@ def test_full_disk_is_told_before_a_byte_is_written(
     stats = os.statvfs(store.root.parent)
     for call in ("write", "pwrite"):
         monkeypatch.setattr(os, call, write)
+    monkeypatch.setattr(file._LIBC, "fallocate", lambda *_: pytest.fail("room was claimed of all others"))
 
     monkeypatch.setattr(file, "total_bytes", lambda _buffers: stats.f_blocks * stats.f_frsize * 2)
     with pytest.raises(CapacityExceeded):
