@@ -6,8 +6,6 @@ There are no assertions of time here: a call that hangs meets the timeout of the
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import ssl
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import proxy as faults
+from tests.certificates import self_signed, server_side
 from tests.conformance.patterns import pattern
 from tests.proxy import Exchange, Fault, Proxy, Rule, every, first, proxy
 from tests.servers import BUCKET, Endpoint
@@ -331,38 +330,7 @@ def test_sweep_that_is_not_allowed_stops_nobody(
 @pytest.fixture
 def certificate(tmp_path: Path) -> ssl.SSLContext:
     """A server's side of TLS with a certificate that nobody vouches for."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path / "server.pem"
-    pem.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    return context
+    return server_side(self_signed(tmp_path / "server.pem", "127.0.0.1"))
 
 
 @MAKERS

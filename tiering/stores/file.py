@@ -26,6 +26,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ from tiering.errors import (
     Unavailable,
     UsageError,
 )
-from tiering.keys import path_of, validate, validate_prefix
+from tiering.keys import TEMP_PREFIX, path_of, validate, validate_prefix
 from tiering.stores import direct, file_temp
-from tiering.stores.base import Extent, ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.base import Extent, ObjectInfo, Store, Strays, check_range, total_bytes
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
 from tiering.stores.pages import new_buffer
 
@@ -155,6 +156,18 @@ class FileStore(Store):
                 return 0
 
         return self._retried(None, sweep)
+
+    def strays(self) -> Strays:
+        def look() -> Strays:
+            try:
+                found = [file_temp.stray_bytes(folder, name) for folder, name in self._tree.walk_temps([])]
+            except (FileNotFoundError, NotADirectoryError):
+                return Strays()
+            sizes = [nbytes for nbytes in found if nbytes is not None]
+            command = f"find {shlex.quote(str(self.root))} -name '{TEMP_PREFIX}*' -mtime +0 -delete"
+            return Strays(len(sizes), sum(sizes), command if sizes else "")
+
+        return self._retried(None, look)
 
     def _with_file(self, key: str, work: Callable[[int], T]) -> T:
         segments = _segments(key)
