@@ -118,7 +118,7 @@ class Sockets:
         headers = {"Range": f"bytes={offset}-{offset + nbytes - 1}"}
         if etag:
             headers["If-Match"] = etag
-        connection, silent = None, False
+        connection, response, silent = None, None, False
         try:
             connection, response = self._ask(signed, headers)
             yield self._checked(response, offset, nbytes, etag) if response else None
@@ -132,6 +132,8 @@ class Sockets:
         finally:
             if connection:
                 connection.close()
+                if response:
+                    response.close()  # it alone has the socket where the server ends the connection
         if silent:  # raised out here, as the frames of the other error have seen the URL
             hint = "Look at the network, or give the tier a larger deadline_seconds"
             problem = f"no answer in time from {self._options.host}"

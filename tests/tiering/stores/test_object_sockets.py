@@ -18,7 +18,7 @@ from tests import proxy as faults
 from tests.certificates import self_signed, server_side
 from tests.conformance.patterns import pattern
 from tests.conformance.test_store_contract import TRICKY_KEYS
-from tests.proxy import Fault, Proxy, proxy
+from tests.proxy import Exchange, Fault, Proxy, proxy
 from tests.servers import BUCKET, Endpoint
 from tiering.errors import ConfigError, Corrupt, DeadlineExceeded, NotFound
 from tiering.stores.object import PIECE_BYTES, ObjectStore
@@ -81,6 +81,13 @@ def test_read_asks_once_for_each_piece_by_connections_that_are_used_again(
     assert len(made) == 1
 
 
+def busy_and_ends(exchange: Exchange) -> None:
+    """A refusal with a body, after which the server ends the connection."""
+    handler = exchange.handler
+    handler.wfile.write(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbusy")
+    exchange.hang_up()
+
+
 LIES: dict[str, Fault] = {
     "cut": faults.truncated(1000),
     "other-length": faults.wrong_length(-100),
@@ -88,17 +95,24 @@ LIES: dict[str, Fault] = {
     "no-range": faults.without("content-range"),
     "refused": faults.status(403),
     "busy": faults.status(503),
+    "busy-and-ends": busy_and_ends,
 }
 
 
 @pytest.mark.parametrize("fault", LIES.values(), ids=LIES.keys())
 def test_answer_that_is_not_as_asked_for_is_asked_for_by_obstore(
-    store: ObjectStore, relay: Proxy, fault: Fault
+    store: ObjectStore, relay: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers: list[http.client.HTTPResponse] = []
+    begin = http.client.HTTPResponse.begin
+    monkeypatch.setattr(
+        http.client.HTTPResponse, "begin", lambda answer: (answers.append(answer), begin(answer))[1]
+    )
     relay.rule = lambda request: fault if request.method == "GET" and not request.header(OURS) else None
     assert store.read("k") == pattern(LONG)
     assert True in gets(relay)
     assert False in gets(relay)
+    assert all(answer.isclosed() for answer in answers)
 
 
 def test_server_that_refuses_signed_urls_is_asked_for_no_more(store: ObjectStore, relay: Proxy) -> None:
