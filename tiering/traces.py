@@ -14,7 +14,7 @@ from typing import Final
 import pyarrow as pa
 
 from policies.trace import Trace
-from policies.trace_formats import DEFAULT_COLUMNS, parse_csv, parse_log, parse_oracle
+from policies.trace.formats import DEFAULT_COLUMNS, parse_csv, parse_log, parse_oracle
 from tiering.access_log import previous_log
 from tiering.errors import FormatError, NotFound, UsageError
 

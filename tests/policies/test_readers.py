@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from policies import Order, replay
-from policies.readers import Reader, Requests, merge, sample
+from policies.regime.readers import Reader, Requests, merge, sample
 
 
 def test_reader_of_an_order_asks_for_its_lanes_shards_epoch_by_epoch() -> None:

@@ -18,12 +18,11 @@ from rich.markup import escape
 from policies import Order, choose
 from policies.curves import Curve
 from policies.eviction import NAMES
-from policies.modes import MODES
-from policies.pace import Pace
-from policies.readers import Reader, Requests
+from policies.order import MODES
+from policies.regime import Pace, Reader, Requests
 from policies.simulation import CacheModel, TierModel, front
 from policies.trace import Trace, order_trace
-from policies.trace_formats import DEFAULT_COLUMNS
+from policies.trace.formats import DEFAULT_COLUMNS
 from tiering.cli.session import Session
 from tiering.cli.simulate_report import advise, best, facts, finite, suits, table
 from tiering.corpus import Corpus, open_corpus

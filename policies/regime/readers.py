@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from policies.checks import whole, whole_array, whole_ids
 from policies.order import Order
-from policies.permute import derive_array
+from policies.order.permute import derive_array
 
 __all__ = ["Reader", "Requests", "Sample", "merge", "sample"]
 
