@@ -76,6 +76,8 @@ class LifecycleJob:
     name: str
     rules: Rules
     tiers: tuple[Tier, ...]
+    access_logs: tuple[Path, ...] = ()
+    """Of the node caches through which the corpora are read."""
 
 
 def load_jobs(path: Path, config: Config) -> list[Job | LifecycleJob]:
@@ -131,6 +133,10 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
         raise ConfigError(f"{table.where}.tiers = {names!r} is not a list of names", hint=hint)
     rules = table.get("rules", list, f"[[{table.where.split('[')[0]}.rules]]", [])
     min_copies = table.get("min_copies", int, "1", 1)
+    logs = table.get("access_logs", list, "['/mnt/nvme/access.jsonl']", [])
+    if not all(isinstance(log, str) and log for log in logs):
+        hint = "Example: access_logs = ['/mnt/nvme/access.jsonl']"
+        raise ConfigError(f"{table.where}.access_logs = {logs!r} is not a list of paths", hint=hint)
     name = table.get("name", str, "'nightly'", "lifecycle")
     table.finish()
     places = tuple(tiers.tier(name) for name in names)
@@ -143,4 +149,4 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
         if table.where not in message:
             message = f"{table.where}: {message}"
         raise ConfigError(message, hint=f"Example: {example}") from None
-    return LifecycleJob(name, loaded, places)
+    return LifecycleJob(name, loaded, places, tuple(Path(log).expanduser() for log in logs))
