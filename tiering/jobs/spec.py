@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from policies.lifecycle import Rules, load_rules
 from tiering.config import Config, Table, read_tiers, read_toml
@@ -142,7 +142,10 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
     places = tuple(tiers.tier(name) for name in names)
     try:
         loaded = load_rules(
-            rules, [tier.name for tier in places], min_copies=min_copies, where=f"{table.where}.rules"
+            [_with_marks(rule, tiers) for rule in rules],
+            [tier.name for tier in places],
+            min_copies=min_copies,
+            where=f"{table.where}.rules",
         )
     except ValueError as error:
         message, _, example = str(error).rpartition("; e.g. ")
@@ -150,3 +153,12 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
             message = f"{table.where}: {message}"
         raise ConfigError(message, hint=f"Example: {example}") from None
     return LifecycleJob(name, loaded, places, tuple(Path(log).expanduser() for log in logs))
+
+
+def _with_marks(rule: Any, tiers: Config) -> Any:
+    """The rule with the water marks of its tier where it says ``high_water = "tier"``."""
+    wanted = isinstance(rule, Mapping) and rule.get("high_water") == "tier"
+    tier = tiers.tiers.get(str(rule.get("tier"))) if wanted else None
+    if tier is None:  # what is wrong with it is told where all rules are checked
+        return rule
+    return {"low_water": tier.low_water, **rule, "high_water": tier.high_water}

@@ -239,3 +239,19 @@ def test_wrong_rules_are_answered_with_a_right_example(
     with pytest.raises(ConfigError) as caught:
         load_jobs(job(tmp_path, rule, extra=extra), Config({}))
     assert said in str(caught.value)
+
+
+def test_rule_takes_the_water_marks_of_its_tier(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        put(tmp_path, "disk", name)
+        plan_move(open_corpus(open_tier(tmp_path / "disk", "disk"), name), open_tier(tmp_path / "lake")).run()
+    nbytes = sum(open_corpus(open_tier(tmp_path / "disk"), name).nbytes for name in ("one", "two"))
+    path = job(tmp_path, f'{FREE}high_water = "tier"\n')
+    text = path.read_text()
+    marks = {"0.9": ["nothing to do"], "0.7": ["done"]}
+    for high, expected in marks.items():
+        configured = f"[tiers.disk]\ncapacity = {int(nbytes / 0.8)}\nhigh_water = {high}\nlow_water = 0.5\n"
+        path.write_text(text.replace("[tiers.disk]\n", configured))
+        assert [result.status for result in run(path)] == expected
+    with pytest.raises(ConfigError, match="high_water = 'tier' is not a share of 1"):
+        run(job(tmp_path, f'{FREE.replace("disk", "none")}high_water = "tier"\nlow_water = 0.5\n'))
