@@ -82,7 +82,7 @@ def setup(kind: str, shards: int, folder: str) -> dict[str, float]:
 
 
 def speeds(folder: str) -> dict[str, float]:
-    """Row indices a CPU second, batches of 8,192, set-up apart; the peers plan 2^22 rows. Medians of rounds."""
+    """Row indices a CPU second, batches of 8,192, set-up apart; the peers plan 2^22 rows. Medians."""
     large, small = np.full(2000, 65_536), 900 + np.arange(1_000_000) * 7919 % 201
     orders = {
         "none": Order(large, mode="none"),
