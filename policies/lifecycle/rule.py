@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 from policies.checks import whole
 from policies.lifecycle.units import duration_seconds, size_bytes
 
-__all__ = ["ACTIONS", "Action", "Order", "Rule", "read_rule"]
+__all__ = ["Order", "Rule", "read_rule"]
 
 Action = Literal["move", "copy", "release", "forget", "pin"]
 Order = Literal["listed", "oldest", "newest", "idlest", "largest", "smallest", "least-read"]

@@ -16,7 +16,7 @@ from math import gcd, lcm
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_DRAWS", "chairman", "whole_weights"]
+__all__ = ["chairman", "whole_weights"]
 
 MOST_DRAWS = 1 << 16
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from policies.order.rowset import RowSet
 
-__all__ = ["Layout", "Mode", "Uses", "Window", "covering", "first_needed"]
+__all__ = ["Layout", "Mode", "Uses", "Window", "covering"]
 
 Int64s = npt.NDArray[np.int64]
 
