@@ -123,19 +123,11 @@ def test_server_that_refuses_signed_urls_is_asked_for_no_more(store: ObjectStore
     assert not any(gets(relay)[before:])
 
 
+@pytest.mark.parametrize("scheme", ["http", "all"])
 def test_proxy_of_the_environment_is_left_to_obstore(
-    store: ObjectStore, relay: Proxy, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, relay: Proxy, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"http": "http://127.0.0.1:9"})
-    monkeypatch.setattr("urllib.request.proxy_bypass", lambda _host: False)
-    assert store.read("k") == pattern(LONG)
-    assert not any(gets(relay))
-
-
-def test_proxy_of_all_schemes_is_left_to_obstore(
-    store: ObjectStore, relay: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"all": "http://127.0.0.1:9"})
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {scheme: "http://127.0.0.1:9"})
     monkeypatch.setattr("urllib.request.proxy_bypass", lambda _host: False)
     assert store.read("k") == pattern(LONG)
     assert not any(gets(relay))
