@@ -1,7 +1,7 @@
 """The loader: batches of a corpus for one rank, in an order that is known in advance.
 
-Invariant: what a training sees is a function of (corpus version, seed, epoch, lanes, shuffle) alone. Cache,
-tier, device, threads and the number of ranks change how fast it comes, never what comes.
+Invariant: what a training sees is a function of (corpus version, seed, epoch, lanes, shuffle, affinity)
+alone. Cache, tier, device, threads and the number of ranks change how fast it comes, never what comes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Loader:
         corpus: the corpus, on the tier to read from.
         batch_size: rows of a batch of this rank.
         seed: of the order.
-        shuffle: ``window`` or ``none``.
+        shuffle: ``window``; ``none``, the stored order; or ``full``, all rows permuted, which reads a whole
+            block for each row: for corpora with few rows a block, near at hand.
         rank: of this process; by default from the environment of torchrun, else 0.
         world_size: how many ranks there are.
         columns: names; all by default. Only columns of fixed shape.
@@ -54,6 +55,8 @@ class Loader:
             largest power of two up to 64 that divides the global batch. Kept in the state.
         group_shards: shards whose blocks are shuffled together.
         window_blocks: blocks of a lane whose rows are shuffled together; by default 64 over all lanes.
+        affinity: ``global`` deals shards to lanes anew each epoch; with ``lane`` a lane keeps its rows, so
+            that a node that keeps its ranks finds them in its cache.
         io_threads: blocks that are read at a time.
 
     Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
@@ -83,6 +86,7 @@ class Loader:
         lanes: int | None = None,
         group_shards: int = 8,
         window_blocks: int | None = None,
+        affinity: str = "global",
         io_threads: int = 4,
     ) -> None:
         if batch_size < 1 or io_threads < 1:
@@ -101,7 +105,9 @@ class Loader:
         self._resume = False
         self._epochs_run = 0
         lanes = choose_lanes(lanes, batch_size, self.world_size)
-        self._order = self._fitting(_order(corpus, seed, shuffle, lanes, group_shards, window_blocks))
+        self._order = self._fitting(
+            _order(corpus, seed, shuffle, lanes, group_shards, window_blocks, affinity)
+        )
         self._open()
         self.stats = LoaderStats(0, self._bound())
 
@@ -175,6 +181,7 @@ class Loader:
             group=self._order.group_shards,
             window=self._order.window_blocks,
             corpus=self.corpus.record.manifest[:16],
+            affinity=self._order.affinity,
         ).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -191,7 +198,9 @@ class Loader:
                 hint="Open the version that the training began with: open_corpus(..., version=N)",
             )
         lanes = choose_lanes(wanted.lanes, self.batch_size, self.world_size)
-        order = _order(self.corpus, wanted.seed, wanted.mode, lanes, wanted.group, wanted.window)
+        order = _order(
+            self.corpus, wanted.seed, wanted.mode, lanes, wanted.group, wanted.window, wanted.affinity
+        )
         if wanted.epoch >= MAX_EPOCHS or wanted.position > -(-self.corpus.rows // lanes):
             raise FormatError(f"a loader state beyond the end: {dict(state)!r:.200}")
         order = self._fitting(order)
@@ -264,12 +273,21 @@ class Loader:
         rows = sum(max(0, self._order.lane_rows(0, lane) - self._position) for lane in lanes)
         needed = self._reader.stored_bytes * rows // self.corpus.rows
         if self._epochs_run or self.world_size > 1:  # other ranks may have filled the cache, or do so now
-            return bound(self._cache.capacity_bytes, needed, 1)
-        return bound(self._cache.resident_bytes(self._reader.digests), needed, 1)
+            limit = bound(self._cache.capacity_bytes, needed, 1)
+        else:
+            limit = bound(self._cache.resident_bytes(self._reader.digests), needed, 1)
+        # In mode "full" a block is read for each of its rows, and need be fetched for one of them alone.
+        return limit if self._order.mode != "full" else 1 - (1 - limit) / self._order.block_rows
 
 
 def _order(
-    corpus: Corpus, seed: int, mode: str, lanes: int, group_shards: int, window_blocks: int | None
+    corpus: Corpus,
+    seed: int,
+    mode: str,
+    lanes: int,
+    group_shards: int,
+    window_blocks: int | None,
+    affinity: str,
 ) -> Order:
     try:
         return Order(
@@ -280,6 +298,7 @@ def _order(
             lanes=lanes,
             group_shards=group_shards,
             window_blocks=window_blocks,
+            affinity=affinity,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tiering.errors import FormatError, UnsupportedVersion
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class LoaderState:
     """Blocks whose rows are shuffled together."""
     corpus: str
     """First 16 digits of the manifest's digest."""
+    affinity: str = "global"
+    """Whether lanes keep their rows. States of version 1 do not say: theirs did not."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `Loader.state_dict` gives."""
@@ -53,7 +55,9 @@ class LoaderState:
             )
         values = {name: value for name, value in state.items() if name != "v"}
         kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
-        if type(version) is not int or version != STATE_VERSION or values.keys() != kinds.keys():
+        if version == 1:
+            del kinds["affinity"]
+        if type(version) is not int or version < 1 or values.keys() != kinds.keys():
             raise FormatError(
                 f"not a loader state: {dict(state)!r:.200}", hint="Give what state_dict() returned"
             )

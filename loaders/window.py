@@ -6,7 +6,8 @@ memory; a window's slots are free again as soon as its last row was copied.
 Windows are read in the order of their first position, over all lanes, because lanes advance in lockstep. A
 lane uses one window at a time, so with slots for two windows of each there is always room to read the next
 one of the lane that needs it first. A block that the boundaries of lanes cut is read once: its slot is kept
-until all of them have used it, one more slot for each boundary.
+until all of them have used it, one more slot for each boundary. In mode "full" lanes share nothing: each
+window reads the blocks of its rows for itself.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ class _Shared:
 def slots_needed(order: Order, lanes: int) -> int:
     """Slots for a feed of so many neighbouring lanes: two windows of each, and one for each boundary.
 
-    Where the order has fewer blocks, there is a slot for each of them.
+    Where the order has fewer blocks, there is a slot for each of them; in mode "full", for each window's.
     """
     blocks = int((-(-order.shard_rows // order.block_rows)).sum())
+    if order.mode == "full":
+        return 2 * lanes * min(order.window_blocks, blocks)
     return min(2 * lanes * order.window_blocks, blocks) + lanes - 1
 
 

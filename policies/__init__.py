@@ -1,8 +1,9 @@
 """Decides: sample order, eviction, which policy suits which reader, simulation of them all. Pure, no I/O."""
 
+from policies.mixture import Mixture
 from policies.order import Order
 from policies.regime import choose
 from policies.replay import replay
 from policies.simulate import simulate
 
-__all__ = ["Order", "choose", "replay", "simulate"]
+__all__ = ["Mixture", "Order", "choose", "replay", "simulate"]

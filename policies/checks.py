@@ -1,15 +1,22 @@
 """Checks of arguments: every message names the argument, the value seen and a right example."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["whole", "whole_array", "whole_ids", "whole_list"]
+__all__ = ["one_of", "whole", "whole_array", "whole_ids", "whole_list"]
 
 _MOST = 1 << 60
+
+
+def one_of(name: str, value: str, names: Iterable[str], *, example: str) -> None:
+    """Raise ValueError where `value` is none of `names`."""
+    if value not in names:
+        listed = ", ".join(map(repr, names))
+        raise ValueError(f"{name} must be one of {listed}, not {value!r}; for example {name}={example!r}")
 
 
 def whole(name: str, value: SupportsIndex, *, least: int, below: int = _MOST, example: int) -> int:

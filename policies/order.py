@@ -1,23 +1,28 @@
 """The sample order: which row stands at which position of which lane in which epoch.
 
 Invariant: in every epoch each row stands at exactly one position of exactly one lane, and where it stands is
-a pure function of (shard rows, block_rows, seed, mode, lanes, group_shards, window_blocks, epoch), the same
-on every platform and in every version. Lanes are cut before ranks are known: whoever reads k rows of each of
-the L lanes at step s reads the same set, with any number of ranks that divides L.
+a pure function of (shard rows, kept rows, block_rows, seed, mode, lanes, group_shards, window_blocks,
+affinity, epoch), the same on every platform and in every version. Lanes are cut before ranks are known:
+whoever reads k rows of each of the L lanes at step s reads the same set, with any number of ranks that
+divides L.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole
+from policies.checks import one_of, whole
+from policies.forecast import Forecast, forecast
 from policies.modes import MODES, Layout, Mode, Window
+from policies.rowset import Keep, RowSet, equal, row_set
 
 __all__ = ["Order"]
 
 _WINDOW_BLOCKS = 64  # of all lanes together, where the caller names no number
 _MOST_ROWS = 1 << 60
+_AFFINITIES = ("global", "lane")
 
 
 class Order:
@@ -25,14 +30,17 @@ class Order:
 
     shard_rows: rows of each shard in stored order, a sequence or array of ints >= 1; shards may differ.
     block_rows: rows of a stored block; a shard's last block may be short. seed: int in [0, 2**64).
-    mode: "none" (stored order) or "window" (shards permuted; blocks permuted within `group_shards` shards;
-    rows permuted within `window_blocks` blocks). lanes: equal slices of an epoch. window_blocks: None means
-    64 // lanes, at least 1. The exact definition stands in `policies.modes.stored` and
-    `policies.modes.window`. Raises ValueError for any other argument. Time O(shards), memory 8 bytes a shard
-    and 32 more in use.
+    mode: "none" (stored order), "window" (shards permuted; blocks permuted within `group_shards` shards;
+    rows permuted within `window_blocks` blocks) or "full" (all rows permuted). lanes: equal slices of an
+    epoch. window_blocks: None means 64 // lanes, at least 1; in mode "full", that many rows. affinity:
+    "global" (rows are dealt to lanes anew each epoch) or "lane" (a lane has the same rows in every epoch, in
+    another order). keep: the rows that take part, all by default: a bool mask, ascending row numbers, or
+    half-open ranges of them, shape (k, 2). The exact definition stands in the modules of `policies.modes`.
+    Raises ValueError for any other argument. Time O(shards); memory 8 bytes a shard, up to 48 more in use,
+    and the kept rows as `policies.rowset` says.
     """
 
-    __slots__ = ("_layout", "_mode", "_name")
+    __slots__ = ("_bounds", "_layout", "_mode", "_name", "_shards")
 
     def __init__(
         self,
@@ -43,22 +51,29 @@ class Order:
         lanes: int = 8,
         group_shards: int = 8,
         window_blocks: int | None = None,
+        affinity: str = "global",
+        keep: Keep | None = None,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(
-                f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}; for example mode='window'"
-            )
+        one_of("mode", mode, MODES, example="window")
+        one_of("affinity", affinity, _AFFINITIES, example="global")
         lanes = whole("lanes", lanes, least=1, below=1 << 32, example=8)
         if window_blocks is None:
             window_blocks = max(1, _WINDOW_BLOCKS // lanes)
         self._name = mode
+        self._bounds = _starts(np.asarray(shard_rows))
+        kept = None if keep is None else row_set(keep, int(self._bounds[-1]))
+        self._shards, starts = _pruned(self._bounds, kept)
         self._layout = Layout(
-            starts=_starts(shard_rows),
+            starts=starts,
+            begins=self._bounds[:-1] if self._shards is None else self._bounds[self._shards],
+            ends=self._bounds[1:] if self._shards is None else self._bounds[self._shards + 1],
+            kept=kept,
             block_rows=whole("block_rows", block_rows, least=1, example=1024),
             lanes=lanes,
             group_shards=whole("group_shards", group_shards, least=1, example=8),
             window_blocks=whole("window_blocks", window_blocks, least=1, example=8),
             seed=whole("seed", seed, least=0, below=1 << 64, example=7),
+            lasting=affinity == "lane",
         )
         self._mode: Mode = MODES[mode](self._layout)
 
@@ -93,12 +108,17 @@ class Order:
         return self._layout.window_blocks
 
     @property
+    def affinity(self) -> str:
+        """Whether rows are dealt to lanes anew each epoch ("global") or once and for all ("lane")."""
+        return "lane" if self._layout.lasting else "global"
+
+    @property
     def shard_rows(self) -> npt.NDArray[np.int64]:
-        """Rows of each shard in stored order: int64, shape (shards,)."""
-        return np.diff(self._layout.starts)
+        """Rows of each shard in stored order, kept or not: int64, shape (shards,)."""
+        return np.diff(self._bounds)
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Return the parameters that define the order of given shard rows, json-able, by their names here."""
+        """Return what defines the order, but for shard rows and kept rows: json-able, by the names here."""
         return {
             "block_rows": self.block_rows,
             "seed": self.seed,
@@ -106,6 +126,7 @@ class Order:
             "lanes": self.lanes,
             "group_shards": self.group_shards,
             "window_blocks": self.window_blocks,
+            "affinity": self.affinity,
         }
 
     def lane_rows(self, epoch: int, lane: int) -> int:
@@ -159,29 +180,52 @@ class Order:
         one of its rows; equal positions go by lane, then by the order of blocks. Raises ValueError for an
         epoch below 0 or a lane outside [0, lanes).
         """
-        numbers = lanes if isinstance(lanes, Iterable) else [lanes]
-        return self._mode.shards(_epoch(epoch), sorted({self._lane(lane) for lane in numbers}))
+        return self._numbered(self._mode.shards(_epoch(epoch), self._distinct(lanes)))
+
+    def future(self, epoch: int, lanes: int | Iterable[int], epochs: int = 2) -> Forecast:
+        """Return when these lanes use which shards in epochs [epoch, epoch + epochs), and when again.
+
+        lanes: those of a rank (`rank_lanes`), or of all ranks that share a cache. Time as for `shards` of
+        each lane and epoch; memory O(uses), about 100 bytes each while they are sorted. Raises ValueError for
+        an epoch below 0, a lane outside [0, lanes) or fewer than 1 epochs.
+        """
+        epochs = whole("epochs", epochs, least=1, example=2)
+        clock = -(-self._layout.rows // self.lanes)
+        uses = forecast(self._mode, clock, range(_epoch(epoch), epoch + epochs), self._distinct(lanes))
+        return replace(uses, shards=self._numbered(uses.shards))
 
     def __len__(self) -> int:
+        """Rows that take part."""
         return self._layout.rows
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Order):
             return NotImplemented
-        return self.fingerprint() == other.fingerprint() and np.array_equal(
-            self._layout.starts, other._layout.starts
+        return (
+            self.fingerprint() == other.fingerprint()
+            and np.array_equal(self._bounds, other._bounds)
+            and equal(self._layout.kept, other._layout.kept)
         )
 
     def __hash__(self) -> int:
-        return hash((len(self), len(self._layout.starts), *self.fingerprint().values()))
+        return hash((len(self), len(self._bounds), *self.fingerprint().values()))
 
     def __repr__(self) -> str:
         parameters = ", ".join(f"{name}={value!r}" for name, value in self.fingerprint().items())
-        return f"Order(<{len(self._layout.starts) - 1} shards, {len(self)} rows>, {parameters})"
+        rows = f"{len(self)} rows" if self._layout.kept is None else f"{len(self)} of {self._bounds[-1]} rows"
+        return f"Order(<{len(self._bounds) - 1} shards, {rows}>, {parameters})"
 
     def __reduce__(self) -> tuple[type["Order"], tuple[object, ...]]:
         # The arguments alone: what was remembered on the way can be computed again.
-        return Order, (self.shard_rows, *self.fingerprint().values())
+        return Order, (self.shard_rows, *self.fingerprint().values(), self._layout.kept)
+
+    def _distinct(self, lanes: int | Iterable[int]) -> list[int]:
+        numbers = lanes if isinstance(lanes, Iterable) else [lanes]
+        return sorted({self._lane(lane) for lane in numbers})
+
+    def _numbered(self, shards: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the corpus's numbers of shards that were counted without the pruned ones."""
+        return shards if self._shards is None else self._shards[shards]
 
     def _lane(self, lane: int) -> int:
         return whole("lane", lane, least=0, below=self.lanes, example=0)
@@ -191,9 +235,8 @@ def _epoch(epoch: int) -> int:
     return whole("epoch", epoch, least=0, example=0)
 
 
-def _starts(shard_rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def _starts(rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Return the number of each shard's first row, then the total."""
-    rows = np.asarray(shard_rows)
     example = "for example shard_rows=[4096, 4096, 1000]"
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
         raise ValueError(
@@ -206,3 +249,14 @@ def _starts(shard_rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[
     starts = np.zeros(rows.size + 1, dtype=np.int64)
     np.cumsum(rows, dtype=np.int64, out=starts[1:])
     return starts
+
+
+def _pruned(
+    bounds: npt.NDArray[np.int64], kept: RowSet | None
+) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
+    """Return the shards with a kept row, None for all; how many kept rows come before each, then in all."""
+    if kept is None:
+        return None, bounds
+    before = kept.rank(bounds)
+    shards = np.flatnonzero(np.diff(before))
+    return shards, np.append(before[shards], before[-1])

@@ -1,7 +1,8 @@
 """What every mode of the sample order shares: the layout it arranges, and the window it hands out.
 
 Invariant: arguments were checked by `policies.order.Order`; a mode sees epochs >= 0, lanes that exist and
-positions inside them.
+positions inside them. A mode arranges *numbers*: the rows that take part, counted from 0 in stored order.
+Only `Layout` knows which rows of the corpus these are.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Layout", "Mode", "Window", "first_needed"]
+from policies.rowset import RowSet
+
+__all__ = ["Layout", "Mode", "Uses", "Window", "covering", "first_needed"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -20,27 +23,68 @@ Int64s = npt.NDArray[np.int64]
 class Layout:
     """The corpus as an order sees it, and how it is cut.
 
-    starts: int64, shape (shards + 1,): global number of each shard's first row, then the total; strictly
-    increasing. block_rows: rows of a stored block; the last block of a shard may be shorter.
-    lanes: slices of an epoch. group_shards: pieces of shards whose blocks are shuffled together.
-    window_blocks: blocks whose rows are shuffled together. seed: int in [0, 2**64).
+    starts: int64, shape (shards + 1,): number of each shard's first row that takes part, then the total;
+    strictly increasing. begins, ends: int64, shape (shards,): global rows of each shard, half open; all of
+    them take part, or those in `kept`. block_rows: rows of a stored block; the last block of a shard may be
+    shorter. lanes: slices of an epoch. group_shards: pieces of shards whose blocks are shuffled together.
+    window_blocks: blocks whose rows are shuffled together. seed: int in [0, 2**64). lasting: whether a lane
+    has the same rows in every epoch.
     """
 
     starts: Int64s
+    begins: Int64s
+    ends: Int64s
+    kept: RowSet | None
     block_rows: int
     lanes: int
     group_shards: int
     window_blocks: int
     seed: int
+    lasting: bool
 
     @property
     def rows(self) -> int:
-        """Rows of all shards."""
+        """Rows that take part."""
         return int(self.starts[-1])
 
     def lane_limits(self, lane: int) -> tuple[int, int]:
         """Return where the lane begins (inclusive) and ends (exclusive) in the row space of an epoch."""
         return lane * self.rows // self.lanes, (lane + 1) * self.rows // self.lanes
+
+    def rows_of(self, numbers: Int64s) -> Int64s:
+        """Return the global rows with these numbers; perhaps `numbers` itself."""
+        return numbers if self.kept is None else self.kept.select(numbers)
+
+    def numbers_of(self, rows: Int64s) -> Int64s:
+        """Return how many rows that take part come before each of `rows`; perhaps `rows` itself."""
+        return rows if self.kept is None else self.kept.rank(rows)
+
+    def shards_of(self, numbers: Int64s) -> Int64s:
+        """Return the shards that hold these numbers."""
+        return np.searchsorted(self.starts, numbers, side="right") - 1
+
+    def blocks(self, shards: Int64s, low: Int64s, high: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """Cut pieces of shards at the bounds of stored blocks; blocks without a number are left out.
+
+        shards, low, high: equal shapes: numbers [low, high), of that shard and not empty. Returns (piece,
+        first, last), one entry a block, piece by piece: index of the piece, numbers [first, last).
+        """
+        base, begin, end = self.begins[shards], self.rows_of(low), self.rows_of(high - 1) + 1
+        first_block = (begin - base) // self.block_rows
+        counts = (end - base - 1) // self.block_rows + 1 - first_block
+        piece = np.repeat(np.arange(len(counts)), counts)
+        block = np.arange(len(piece)) + np.repeat(first_block - (np.cumsum(counts) - counts), counts)
+        cut = block * self.block_rows + base[piece]
+        first = self.numbers_of(np.maximum(cut, begin[piece]))
+        last = self.numbers_of(np.minimum(cut + self.block_rows, end[piece]))
+        if self.kept is None:
+            return piece, first, last
+        filled = first < last
+        return piece[filled], first[filled], last[filled]
+
+    def extents(self, first: Int64s, last: Int64s) -> Int64s:
+        """Return the global rows [first, past the last) of runs of numbers: int64, shape (runs, 2), new."""
+        return np.column_stack((self.rows_of(first), self.rows_of(last - 1) + 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +93,11 @@ class Window:
 
     start (inclusive), stop (exclusive): positions in the lane.
     blocks: int64, shape (k, 2): global row numbers [first, past the last) of each block or cut block, in
-    block order. rows: int64, shape (stop - start,): global row number at each position; the same rows as
-    `blocks`. Both arrays are read-only, for windows are remembered and shared.
+    block order: what to read. rows: int64, shape (stop - start,): global row number at each position. In the
+    modes "none" and "window" over all rows these are the rows of `blocks`; where a subset is kept, a block is
+    cut to its first and last kept row of this lane, and `rows` are the kept ones; in mode "full" `blocks` are
+    whole stored blocks, ascending, of which `rows` are some. Both arrays are read-only, for windows are
+    remembered and shared.
     """
 
     start: int
@@ -60,6 +107,19 @@ class Window:
 
     def __post_init__(self) -> None:
         self.blocks.flags.writeable = self.rows.flags.writeable = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uses:
+    """The stretches of a lane in which it uses a shard, by start, ties by block order: int64, shape (uses,).
+
+    starts: where the first window begins that holds a row of it, for a window is read whole before its first
+    row is used. stops: where the last such window ends (exclusive).
+    """
+
+    shards: Int64s
+    starts: Int64s
+    stops: Int64s
 
 
 class Mode(ABC):
@@ -73,12 +133,16 @@ class Mode(ABC):
         """Return the window that holds this position of the lane; position in [0, rows of the lane)."""
 
     @abstractmethod
+    def uses(self, epoch: int, lane: int) -> Uses:
+        """Return the uses of every shard of the lane, one for each."""
+
     def shards(self, epoch: int, lanes: Sequence[int]) -> Int64s:
         """Return the shards of these lanes (ascending, no repeats), each once, as they are first needed.
 
-        A shard is needed where the first window that holds one of its rows begins, for a window is read whole
-        before its first row is used. Equal positions go by lane, then by block order.
+        A shard is needed where its use starts. Equal positions go by lane, then by block order.
         """
+        uses = [self.uses(epoch, lane) for lane in lanes]
+        return first_needed([use.shards for use in uses], [use.starts for use in uses])
 
     def rows(self, epoch: int, lane: int, start: int, stop: int) -> Int64s:
         """Return the global row numbers at positions [start, stop) of the lane: int64, (stop - start,)."""
@@ -102,3 +166,9 @@ def first_needed(shards: Sequence[Int64s], positions: Sequence[Int64s]) -> Int64
     merged = np.concatenate(shards)[np.argsort(np.concatenate(positions), kind="stable")]
     _, first = np.unique(merged, return_index=True)
     return merged[np.sort(first)]
+
+
+def covering(starts: Int64s, begin: int, end: int) -> tuple[int, int]:
+    """Return the range [first, last) of the shards with numbers in [begin, end); starts as in `Layout`."""
+    first = int(np.searchsorted(starts, begin, side="right")) - 1
+    return first, int(np.searchsorted(starts, end, side="left")) if begin < end else first

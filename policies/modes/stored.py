@@ -1,10 +1,8 @@
 """Mode "none": rows in stored order, cut into equal contiguous lanes; every epoch is the same."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from policies.modes.base import Int64s, Mode, Window, first_needed
+from policies.modes.base import Int64s, Mode, Uses, Window, covering
 
 __all__ = ["Stored"]
 
@@ -16,29 +14,26 @@ class Stored(Mode):
         """Return the window at `position`: counted from the shard's start, cut by the lane's ends."""
         layout = self.layout
         begin, end = layout.lane_limits(lane)
-        row = begin + position
-        shard = int(np.searchsorted(layout.starts, row, side="right")) - 1
-        shard_begin, shard_end = int(layout.starts[shard]), int(layout.starts[shard + 1])
+        number = np.array([begin + position])
+        shard = layout.shards_of(number)
+        row, base = layout.rows_of(number), layout.begins[shard]
         window_rows = layout.window_blocks * layout.block_rows
-        window_begin = row - (row - shard_begin) % window_rows
-        first, last = max(begin, window_begin), min(end, shard_end, window_begin + window_rows)
-        cuts = np.arange(first - (first - shard_begin) % layout.block_rows, last, layout.block_rows)
-        blocks = np.column_stack((np.maximum(cuts, first), np.minimum(cuts + layout.block_rows, last)))
-        return Window(first - begin, last - begin, blocks, np.arange(first, last))
+        opening = row - (row - base) % window_rows
+        closing = np.minimum(opening + window_rows, layout.ends[shard])
+        low = np.maximum(layout.numbers_of(opening), begin)
+        high = np.minimum(layout.numbers_of(closing), end)
+        _, first, last = layout.blocks(shard, low, high)
+        rows = layout.rows_of(np.arange(first[0], last[-1]))
+        return Window(int(low[0]) - begin, int(high[0]) - begin, layout.extents(first, last), rows)
 
-    def shards(self, epoch: int, lanes: Sequence[int]) -> Int64s:  # noqa: ARG002 (every epoch is the same)
-        """Return the shards in stored order within each lane."""
-        shards, positions = [], []
-        for lane in lanes:
-            begin, end = self.layout.lane_limits(lane)
-            if begin < end:
-                first = int(np.searchsorted(self.layout.starts, begin, side="right")) - 1
-                last = int(np.searchsorted(self.layout.starts, end, side="left"))
-                shards.append(np.arange(first, last))
-                positions.append(np.maximum(self.layout.starts[first:last] - begin, 0))
-        return first_needed(shards, positions)
+    def uses(self, epoch: int, lane: int) -> Uses:  # noqa: ARG002 (every epoch is the same)
+        """Return the shards in stored order: no window reaches beyond its shard."""
+        begin, end = self.layout.lane_limits(lane)
+        first, last = covering(self.layout.starts, begin, end)
+        bounds = np.clip(self.layout.starts[first : last + 1], begin, end) - begin
+        return Uses(np.arange(first, last), bounds[:-1], bounds[1:])
 
     def rows(self, epoch: int, lane: int, start: int, stop: int) -> Int64s:  # noqa: ARG002 (every epoch is the same)
         """Return a range: nothing to look up."""
         begin, _ = self.layout.lane_limits(lane)
-        return np.arange(begin + start, begin + stop)
+        return self.layout.rows_of(np.arange(begin + start, begin + stop))

@@ -46,6 +46,7 @@ def test_loader_gives_every_rank_the_batches_of_the_oracle(data: st.DataObject) 
     drop_last = data.draw(st.booleans(), "drop_last")
     options = {
         "shuffle": data.draw(st.sampled_from(["window", "none"]), "shuffle"),
+        "affinity": data.draw(st.sampled_from(["global", "lane"]), "affinity"),
         "window_blocks": data.draw(st.sampled_from([None, 1, 2, 5]), "window_blocks"),
         "group_shards": data.draw(st.integers(1, 3), "group_shards"),
         "seed": data.draw(st.integers(0, 2**64 - 1), "seed"),
@@ -104,7 +105,9 @@ def test_loader_batch_larger_than_the_corpus_is_refused_or_given_whole(corpus: C
     assert sorted(rows) == list(range(600))
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"io_threads": 0}, {"shuffle": "full-ish"}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"io_threads": 0}, {"shuffle": "full-ish"}, {"affinity": "node"}]
+)
 def test_loader_arguments_that_do_not_fit_are_refused(corpus: Corpus, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Loader(corpus, **{"batch_size": 32, **options})

@@ -23,9 +23,9 @@ def corpus() -> Iterator[Corpus]:
 
 
 @pytest.mark.parametrize(("lanes", "world"), [(1, 1), (4, 1), (12, 1), (12, 3), (60, 1), (600, 1)])
-@pytest.mark.parametrize("shuffle", ["window", "none"])
+@pytest.mark.parametrize("options", [{}, {"affinity": "lane"}, {"shuffle": "none"}])
 def test_loader_reads_each_block_once_an_epoch(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, lanes: int, world: int, shuffle: str
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, lanes: int, world: int, options: dict[str, str]
 ) -> None:
     reads: list[tuple[int, int]] = []
     read = BlockReader.read
@@ -36,7 +36,7 @@ def test_loader_reads_each_block_once_an_epoch(
 
     monkeypatch.setattr(BlockReader, "read", counting)
     for rank in range(world):
-        loader = Loader(corpus, 600 // world, rank=rank, world_size=world, lanes=lanes, shuffle=shuffle)
+        loader = Loader(corpus, 600 // world, rank=rank, world_size=world, lanes=lanes, **options)
         reads.clear()
         for _ in loader:
             pass
@@ -91,6 +91,26 @@ def test_loader_of_one_rank_of_two_stays_below_its_bound(tmp_path: Any) -> None:
             for _ in range(3):
                 seen(loader)
                 assert 0 <= loader.stats.hit_ratio <= loader.stats.bound == pytest.approx(0.6, abs=0.01)
+
+
+@pytest.mark.parametrize("share", [0.3, 2.0])
+def test_loader_of_a_full_shuffle_stays_below_its_bound(tmp_path: Any, share: float) -> None:
+    with memory_corpus(160, 8, 4) as corpus, NodeCacheIn(tmp_path, share * corpus.nbytes) as cache:
+        loader = Loader(corpus, 32, cache=cache, shuffle="full")
+        assert loader.stats.bound == 1 - 1 / 8
+        for epoch in range(2):
+            assert seen(loader) == promised(loader.order, 32, epoch=epoch)
+            assert loader.stats.hit_ratio <= loader.stats.bound
+        assert (loader.stats.hit_ratio == loader.stats.bound == 1.0) == (share > 1)
+        assert loader.stats.hit_ratio > 0
+
+
+def test_loader_of_a_rank_with_affinity_finds_its_lanes_in_the_cache(tmp_path: Any) -> None:
+    with memory_corpus(640, 16, 4) as corpus, NodeCacheIn(tmp_path, 0.6 * corpus.nbytes) as cache:
+        loader = Loader(corpus, 32, rank=0, world_size=2, cache=cache, lanes=2, affinity="lane")
+        for epoch in range(3):
+            seen(loader)
+            assert (loader.stats.bytes_fetched == 0) == (epoch > 0)
 
 
 def test_loader_on_a_warm_cache_knows_what_is_there(tmp_path: Any) -> None:

@@ -22,13 +22,20 @@ def corpus() -> Iterator[Corpus]:
         yield made
 
 
-@pytest.mark.parametrize("shuffle", ["window", "none"])
-@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(
+    ("shuffle", "affinity", "drop_last"),
+    [
+        ("window", "global", True),
+        ("window", "lane", False),
+        ("none", "global", True),
+        ("none", "global", False),
+    ],
+)
 def test_loader_resumes_at_every_step_with_every_world_size(
-    corpus: Corpus, shuffle: str, drop_last: bool
+    corpus: Corpus, shuffle: str, affinity: str, drop_last: bool
 ) -> None:
     options: dict[str, Any] = {"lanes": 12, "drop_last": drop_last}
-    loader = Loader(corpus, 24, shuffle=shuffle, seed=11, window_blocks=2, **options)
+    loader = Loader(corpus, 24, shuffle=shuffle, affinity=affinity, seed=11, window_blocks=2, **options)
     loader.set_epoch(5)
     whole = promised(loader.order, 24, epoch=5, drop_last=drop_last)
     states = [loader.state_dict()]
@@ -44,6 +51,21 @@ def test_loader_resumes_at_every_step_with_every_world_size(
             following = joined(*map(seen, ranks))
             assert following == whole[step:]
             assert {json.dumps(rank.state_dict()) for rank in ranks} == {json.dumps(states[-1])}
+
+
+@pytest.mark.parametrize("affinity", ["global", "lane"])
+def test_loader_resumes_a_full_shuffle_with_every_world_size(corpus: Corpus, affinity: str) -> None:
+    loader = Loader(corpus, 60, shuffle="full", affinity=affinity, window_blocks=20, lanes=4)
+    whole = promised(loader.order, 60)
+    batches = iter(loader)
+    for _ in range(7):
+        next(batches)
+    for world in (1, 2, 4):
+        ranks = [Loader(corpus, 60 // world, rank=r, world_size=world, lanes=4) for r in range(world)]
+        for rank in ranks:
+            rank.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        assert joined(*map(seen, ranks)) == whole[7:]
+    batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
@@ -133,7 +155,7 @@ def test_loader_state_of_another_corpus_is_refused(corpus: Corpus) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"v": 2}, UnsupportedVersion),
+        ({"v": 3}, UnsupportedVersion),
         ({"v": None}, FormatError),
         ({"position": 10**6}, FormatError),
         ({"epoch": 1 << 62}, FormatError),
@@ -196,3 +218,13 @@ def test_loader_of_an_older_version_and_tier_resumes(tmp_path: Any) -> None:
 def copy_tree(source: Tier, target: Tier) -> None:
     for info in source.store.list():
         target.store.write(info.key, [source.store.read(info.key)])
+
+
+def test_loader_reads_a_state_of_version_1(corpus: Corpus) -> None:
+    loader = Loader(corpus, 32, seed=3)
+    next(iter(loader))
+    state = {name: value for name, value in loader.state_dict().items() if name != "affinity"}
+    other = Loader(corpus, 32, affinity="lane")
+    other.load_state_dict({**state, "v": 1})
+    assert other.order == loader.order
+    assert seen(other) == promised(loader.order, 32)[1:]

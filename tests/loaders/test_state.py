@@ -12,9 +12,13 @@ from loaders.state import STATE_VERSION, LoaderState
 from tiering.errors import FormatError, TieringError, UnsupportedVersion
 
 STATE = LoaderState(
-    epoch=3, position=4096, seed=7, lanes=64, mode="window", group=8, window=1, corpus="0123456789abcdef"
+    epoch=3, position=4096, seed=7, lanes=64, mode="window", group=8, window=1, corpus="0123456789abcdef",
+    affinity="lane",
+)  # fmt: skip
+BIGGEST = replace(
+    STATE, affinity="global", epoch=10**6, position=10**12, seed=2**64 - 1, group=10**4, window=10**4
 )
-BIGGEST = replace(STATE, epoch=10**6, position=10**12, seed=2**64 - 1, group=10**4, window=10**4)
+V1 = {name: value for name, value in asdict(STATE).items() if name != "affinity"}
 
 
 @pytest.mark.parametrize("state", [STATE, BIGGEST])
@@ -22,6 +26,10 @@ def test_state_survives_json_in_less_than_200_bytes(state: LoaderState) -> None:
     text = json.dumps(state.to_dict())
     assert len(text) < 200
     assert LoaderState.from_dict(json.loads(text)) == state
+
+
+def test_state_of_version_1_is_of_global_affinity() -> None:
+    assert LoaderState.from_dict({"v": 1, **V1}) == replace(STATE, affinity="global")
 
 
 def test_state_of_a_newer_version_is_refused_by_name() -> None:
@@ -37,12 +45,16 @@ def test_state_of_a_newer_version_is_refused_by_name() -> None:
         {"v": 0, **asdict(STATE)},
         {"v": "1", **asdict(STATE)},
         {"v": True, **asdict(STATE)},
-        {"v": 1, **asdict(STATE), "extra": 1},
-        {"v": 1, **asdict(STATE), "position": -1},
-        {"v": 1, **asdict(STATE), "position": 1.5},
-        {"v": 1, **asdict(STATE), "position": None},
-        {"v": 1, **asdict(STATE), "epoch": True},
-        {"v": 1, **asdict(STATE), "corpus": 5},
+        {"v": True, **V1},
+        {"v": 1, **asdict(STATE)},
+        {"v": 2, **V1},
+        {"v": 2, **asdict(STATE), "extra": 1},
+        {"v": 2, **asdict(STATE), "position": -1},
+        {"v": 2, **asdict(STATE), "position": 1.5},
+        {"v": 2, **asdict(STATE), "position": None},
+        {"v": 2, **asdict(STATE), "epoch": True},
+        {"v": 2, **asdict(STATE), "corpus": 5},
+        {"v": 2, **asdict(STATE), "affinity": 5},
     ],
 )
 def test_state_that_is_none_is_refused(garbage: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ def orders(draw: st.DrawFn) -> Order:
         lanes=draw(st.sampled_from([1, 2, 3, 4, 6, 12])),
         group_shards=draw(st.integers(1, 3)),
         window_blocks=draw(st.sampled_from([1, 2, 3, 10**15])),
+        affinity=draw(st.sampled_from(["global", "lane"])),
     )
 
 
@@ -105,6 +106,26 @@ def test_feed_gives_the_rows_of_the_order_and_reads_each_block_once(
     assert needed <= set(slots.reads)
     if not start:
         assert needed == set(slots.reads)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    shard_rows=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    block_rows=st.sampled_from([1, 3, 8, 64]),
+    lanes=st.sampled_from([1, 3, 4]),
+    window_blocks=st.sampled_from([1, 3, 10**15]),
+    start=st.integers(0, 9),
+)
+def test_feed_gives_the_rows_of_a_full_shuffle_too(
+    shard_rows: list[int], block_rows: int, lanes: int, window_blocks: int, start: int
+) -> None:
+    order = Order(shard_rows, block_rows, mode="full", lanes=lanes, window_blocks=window_blocks)
+    longest = max(order.lane_rows(0, lane) for lane in range(lanes))
+    slots = RowSlots(order, slots_needed(order, lanes))
+    with feed_of(order, slots, range(lanes), min(start, longest)) as feed:
+        for position in range(start, longest, 7):
+            stop = min(longest, position + 7)
+            assert feed.batch(position, stop)["row"].tolist() == expected(order, range(lanes), position, stop)
 
 
 def test_feed_reads_nothing_beyond_its_stop() -> None:

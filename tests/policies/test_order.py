@@ -1,3 +1,6 @@
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,20 +8,24 @@ from hypothesis import strategies as st
 
 from policies import Order
 from policies.modes import MODES
+from policies.modes import full as full_mode
 from policies.modes import window as window_mode
-from tests.policies.order_model import UNEVEN, Case, epoch_of, lane_of, lane_windows, order_of, shards_needed
-
-PROFILE = settings(max_examples=150, deadline=None, derandomize=True)
-CASES = st.builds(
+from tests.policies.order_model import (
+    UNEVEN,
     Case,
-    shard_rows=st.lists(st.integers(1, 25), min_size=1, max_size=9),
-    block_rows=st.integers(1, 9),
-    seed=st.integers(0, 2**64 - 1),
-    mode=st.sampled_from(sorted(MODES)),
-    lanes=st.integers(1, 9),
-    group_shards=st.integers(1, 4),
-    window_blocks=st.integers(1, 4),
+    cases,
+    epoch_of,
+    future,
+    kept_of,
+    lane_of,
+    lane_windows,
+    order_of,
+    shard_of,
+    shards_needed,
 )
+
+PROFILE = settings(max_examples=50, deadline=None, derandomize=True)
+CASES = cases()
 EPOCHS = st.integers(0, 3) | st.integers(0, 2**60 - 1)
 
 
@@ -34,8 +41,8 @@ def test_order_rows_follow_the_definition(case: Case, epoch: int) -> None:
 @given(CASES, EPOCHS)
 def test_order_epoch_holds_every_row_exactly_once(case: Case, epoch: int) -> None:
     order = order_of(case)
-    assert len(order) == sum(case.shard_rows)
-    assert sorted(epoch_of(order, epoch)) == list(range(len(order)))
+    assert len(order) == len(kept_of(case))
+    assert sorted(epoch_of(order, epoch)) == kept_of(case)
     sizes = [order.lane_rows(epoch, lane) for lane in range(case.lanes)]
     assert max(sizes) - min(sizes) <= 1
 
@@ -67,7 +74,7 @@ def test_order_windows_tile_the_lane_and_list_their_blocks(case: Case, epoch: in
                     == (position, expected.stop)
                 )
                 assert window.rows.tolist() == expected.rows
-                assert [list(range(*block)) for block in window.blocks.tolist()] == expected.blocks
+                assert window.blocks.tolist() == [[block[0], block[-1] + 1] for block in expected.blocks]
             position = expected.stop
         assert position == order.lane_rows(epoch, lane)
 
@@ -83,12 +90,13 @@ def test_order_shards_come_as_their_first_windows_do(case: Case, epoch: int, dat
 
 @PROFILE
 @given(case=CASES, epoch=EPOCHS, budget=st.integers(1, 40))
-def test_order_shards_do_not_depend_on_how_many_groups_are_dealt_at_once(
+def test_order_shards_do_not_depend_on_how_much_is_looked_at_at_once(
     case: Case, epoch: int, budget: int
 ) -> None:
     lanes = list(range(case.lanes))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(window_mode, "_DEAL_BLOCKS", budget)
+        patch.setattr(full_mode, "_CHUNK", budget)
         assert order_of(case).shards(epoch, lanes).tolist() == shards_needed(case, epoch, lanes)
 
 
@@ -96,14 +104,56 @@ def test_order_shards_do_not_depend_on_how_many_groups_are_dealt_at_once(
 @given(CASES, EPOCHS)
 def test_order_shards_are_those_of_the_rows(case: Case, epoch: int) -> None:
     order = order_of(case)
-    shard_of = np.repeat(np.arange(len(case.shard_rows)), case.shard_rows)
     for lane in range(case.lanes):
-        assert set(order.shards(epoch, lane).tolist()) == set(shard_of[lane_of(order, epoch, lane)].tolist())
+        rows = lane_of(order, epoch, lane)
+        assert set(order.shards(epoch, lane).tolist()) == {shard_of(case, row) for row in rows}
+
+
+@PROFILE
+@given(CASES, EPOCHS, st.integers(1, 3), st.data())
+def test_order_future_is_what_walking_the_epochs_finds(
+    case: Case, epoch: int, epochs: int, data: st.DataObject
+) -> None:
+    lanes = data.draw(st.lists(st.integers(0, case.lanes - 1), unique=True))
+    found = order_of(case).future(epoch, lanes, epochs)
+    uses = np.column_stack((found.shards, found.starts, found.stops, found.nexts))
+    assert uses.dtype == np.int64
+    assert list(map(tuple, uses.tolist())) == future(case, range(epoch, epoch + epochs), sorted(lanes))
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_order_global_step_is_the_same_rows_for_every_world_size(mode: str) -> None:
-    order = Order(UNEVEN, block_rows=64, mode=mode, lanes=8)
+def test_order_future_ends_a_use_with_the_last_window_of_its_shard(mode: str) -> None:
+    for seed in range(4):
+        case = Case([5, 9, 14, 3, 8, 7], 3, seed, mode, 1, 2, 3)  # groups that do not fill their last window
+        assert order_of(case).future(0, 0, 1).stops.tolist() == [
+            use[2] for use in future(case, range(1), [0])
+        ]
+
+
+@PROFILE
+@given(CASES, EPOCHS)
+def test_order_with_affinity_to_lanes_keeps_their_rows_in_every_epoch(case: Case, epoch: int) -> None:
+    order = order_of(replace(case, affinity="lane"))
+    for lane in range(case.lanes):
+        assert sorted(lane_of(order, epoch, lane)) == sorted(lane_of(order, 0, lane))
+
+
+@pytest.mark.parametrize("mode", ["window", "full"])
+def test_order_with_affinity_to_lanes_reshuffles_each_lane(mode: str) -> None:
+    order = Order([256] * 64, block_rows=64, lanes=4, mode=mode, affinity="lane")
+    for lane in range(4):
+        epochs = np.array([lane_of(order, epoch, lane) for epoch in range(4)])
+        shards = [order.shards(epoch, lane).tolist() for epoch in range(4)]
+        for first in range(4):
+            for second in range(first):
+                assert np.count_nonzero(epochs[first] == epochs[second]) < 12
+                assert shards[first] != shards[second] or mode == "full"
+
+
+@pytest.mark.parametrize("affinity", ["global", "lane"])
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_order_global_step_is_the_same_rows_for_every_world_size(mode: str, affinity: str) -> None:
+    order = Order(UNEVEN, block_rows=64, mode=mode, lanes=8, affinity=affinity)
     share, steps = 5, order.lane_rows(2, 0) // 5
     for step in (0, 1, steps // 2, steps - 1):
         seen = set()
@@ -192,6 +242,50 @@ def test_order_of_no_shards_has_no_rows() -> None:
         order = Order([], mode=mode, lanes=2)
         assert len(order) == order.lane_rows(0, 1) == 0
         assert order.rows(0, 1, 0, 0).tolist() == order.shards(0, [0, 1]).tolist() == []
+        assert order.future(0, [0, 1]).shards.tolist() == []
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_order_that_keeps_no_row_has_none(mode: str) -> None:
+    order = Order(UNEVEN, mode=mode, lanes=2, keep=np.zeros(sum(UNEVEN), dtype=bool))
+    assert len(order) == order.lane_rows(0, 1) == 0
+    assert order.rows(0, 1, 0, 0).tolist() == order.shards(0, [0, 1]).tolist() == []
+
+
+def test_order_of_a_subset_prunes_shards_and_reads_nothing_but_blocks_with_kept_rows() -> None:
+    kept = [300, 306, 1400, 1401, 1650]  # shard 1; then of shard 5 blocks 0 and 3 of 64 rows
+    order = Order(UNEVEN, block_rows=64, lanes=1, keep=kept)
+    assert sorted(order.shards(0, 0).tolist()) == [1, 5]
+    window = order.window(0, 0, 0)
+    assert sorted(window.blocks.tolist()) == [[300, 307], [1400, 1402], [1650, 1651]]
+    assert sorted(window.rows.tolist()) == kept
+
+
+def test_order_by_mask_by_rows_and_by_ranges_is_one_order() -> None:
+    mask = np.zeros(sum(UNEVEN), dtype=bool)
+    mask[5:400] = mask[2000:2001] = mask[3000:] = True
+    ranges = [[5, 100], [100, 400], [2000, 2001], [3000, sum(UNEVEN)]]
+    orders = [Order(UNEVEN, keep=keep) for keep in (mask, np.flatnonzero(mask), ranges)]
+    assert orders[0] == orders[1] == orders[2]
+    assert orders[0] != Order(UNEVEN)
+    assert orders[0] != Order(UNEVEN, keep=~mask)
+    assert pickle.loads(pickle.dumps(orders[0])) == orders[0]
+    assert orders[0].shard_rows.tolist() == UNEVEN
+    assert repr(orders[0]).startswith(f"Order(<10 shards, {mask.sum()} of {sum(UNEVEN)} rows>, block_rows=")
+
+
+def test_order_of_mode_full_finds_the_shards_of_many_small_windows() -> None:
+    case = Case([3, 60, 1, 20] * 6, 8, 5, "full", 3, 1, 7)
+    order = order_of(case)
+    assert order.shards(2, [0, 2]).tolist() == shards_needed(case, 2, [0, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_mode, "_CHUNK", 10)
+        assert order.shards(2, [0, 2]).tolist() == shards_needed(case, 2, [0, 2])
+        rare = replace(case, shard_rows=[100, 1, 100, 2], lanes=1)
+        assert order_of(rare).shards(2, 0).tolist() == shards_needed(rare, 2, [0])
+        found = order.future(2, 1, 1)
+    uses = np.column_stack((found.shards, found.starts, found.stops, found.nexts))
+    assert list(map(tuple, uses.tolist())) == future(case, range(2, 3), [1])
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
@@ -199,6 +293,7 @@ def test_order_with_more_lanes_than_rows_leaves_lanes_empty(mode: str) -> None:
     order = Order([2, 1], lanes=8, mode=mode)
     assert sorted(epoch_of(order, 0)) == [0, 1, 2]
     assert sorted(order.shards(0, range(8)).tolist()) == [0, 1]
+    assert len(order.future(0, range(8), 1).shards) == 3
     for lane in range(8):
         assert order.shards(0, lane).tolist() == [row // 2 for row in lane_of(order, 0, lane)]
 

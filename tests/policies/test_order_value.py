@@ -38,6 +38,7 @@ def test_order_cannot_be_changed() -> None:
         "block_rows",
         "group_shards",
         "window_blocks",
+        "affinity",
         "shard_rows",
         "other",
     ):
@@ -58,7 +59,7 @@ def test_order_rows_are_the_callers_own() -> None:
 
 
 def test_order_pickles_without_what_it_remembers() -> None:
-    order = Order(UNEVEN, 64, 2**64 - 1, "window", 2, 3, 4)
+    order = Order(UNEVEN, 64, 2**64 - 1, "window", 2, 3, 4, "lane")
     fresh = len(pickle.dumps(order))
     rows = epoch_of(order, 4)
     pickled = pickle.dumps(order)
@@ -78,6 +79,7 @@ def test_order_pickles_without_what_it_remembers() -> None:
         {"lanes": 2},
         {"group_shards": 3},
         {"window_blocks": 9},
+        {"affinity": "lane"},
         {"shard_rows": [9, 10]},
     ],
 )
@@ -99,6 +101,7 @@ def test_order_fingerprint_is_json_and_makes_the_order_again() -> None:
         "lanes": 16,
         "group_shards": 8,
         "window_blocks": 4,
+        "affinity": "global",
     }
     assert Order(UNEVEN, **fingerprint) == order
 
@@ -111,7 +114,7 @@ def test_order_default_window_shares_64_blocks_among_the_lanes(lanes: int, windo
 def test_order_repr_is_short() -> None:
     assert repr(Order([10] * 1000)) == (
         "Order(<1000 shards, 10000 rows>, block_rows=1024, seed=7, mode='window', lanes=8, group_shards=8, "
-        "window_blocks=8)"
+        "window_blocks=8, affinity='global')"
     )
 
 
@@ -134,7 +137,8 @@ def test_order_read_by_many_threads_is_the_order_read_by_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "full"}, r"mode must be one of 'none', 'window', not 'full'"),
+        ({"mode": "fuller"}, r"mode must be one of 'full', 'none', 'window', not 'fuller'"),
+        ({"affinity": "node"}, r"affinity must be one of 'global', 'lane', not 'node'; .* affinity='global'"),
         ({"shard_rows": [5, 0]}, "shard_rows must be at least 1 each"),
         ({"shard_rows": [2**59, 2**59, 2**59]}, "shard_rows must be at least 1 each"),
         ({"shard_rows": [5.0]}, "shard_rows must be a flat sequence of ints, not float64"),
@@ -170,6 +174,9 @@ def test_order_refuses_places_that_do_not_exist(mode: str) -> None:
         (lambda: order.lane_rows(-1, 0), "epoch must be at least 0"),
         (lambda: order.shards(0, [0, 2]), "lane must be below 2"),
         (lambda: order.shards(-1, 0), "epoch must be at least 0"),
+        (lambda: order.future(-1, 0), "epoch must be at least 0"),
+        (lambda: order.future(0, 2), "lane must be below 2"),
+        (lambda: order.future(0, 0, 0), "epochs must be at least 1, not 0"),
         (lambda: order.rank_lanes(0, 3), "world_size must divide the 2 lanes"),
         (lambda: order.rank_lanes(2, 2), "rank must be below 2"),
     ]

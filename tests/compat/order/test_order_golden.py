@@ -1,11 +1,10 @@
 """Golden digests of sample orders: what is recorded here holds in every later version and on every platform.
 
-`python tests/compat/order/test_order_golden.py` writes golden.json where there is none, and never over one.
+`python tests/compat/order/test_order_golden.py` adds the records that golden.json lacks, and changes none.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policies import Order
+from policies import Mixture, Order
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -38,7 +37,17 @@ ORDERS = [
     ("unequal", {"mode": "none", "lanes": 8, "block_rows": 64}),
     ("many", {"lanes": 8}),
     ("huge", {"lanes": 8, "seed": 123_456_789}),
+    ("one", {"mode": "full", "lanes": 3}),
+    ("equal", {"mode": "full", "lanes": 8, "block_rows": 256}),
+    ("unequal", {"mode": "full", "lanes": 3, "affinity": "lane", "window_blocks": 7}),
+    ("huge", {"mode": "full", "lanes": 64, "seed": 2**64 - 1}),
+    ("equal", {"lanes": 3, "affinity": "lane"}),
+    ("unequal", {"lanes": 8, "block_rows": 64, "affinity": "lane", "group_shards": 3}),
+    ("unequal", {"lanes": 3, "block_rows": 64, "keep": {"step": 7919, "modulus": 10, "below": 3}}),
+    ("unequal", {"mode": "none", "lanes": 3, "keep": {"step": 1, "modulus": 5000, "below": 700}}),
 ]
+# (orders by index in ORDERS, of equally many lanes; weights)
+MIXTURES = [([2], [1]), ([1, 4, 6], [0.7, 0.2, 0.1]), ([3, 7, 17], [41, 63, 7])]
 EPOCHS = (0, 1, 5)
 SAMPLE = 10_000  # positions read at the start, the middle and the end of a long lane
 
@@ -53,10 +62,27 @@ def digest(numbers: Iterator[np.ndarray]) -> str:
 
 @cache
 def order_of(shards: str, parameters: str) -> Order:
-    """Return the order of a record; parameters as JSON."""
+    """Return the order of a record; parameters as JSON, rows to keep as a formula."""
     spec = SHARDS[shards]
     rows = spec["base"] + np.arange(spec["count"], dtype=np.int64) * spec["step"] % spec["modulus"]
-    return Order(rows, **json.loads(parameters))
+    arguments = json.loads(parameters)
+    if keep := arguments.pop("keep", None):
+        arguments["keep"] = np.arange(rows.sum()) * keep["step"] % keep["modulus"] < keep["below"]
+    return Order(rows, **arguments)
+
+
+def mixture_of(orders: list[int], weights: list[float]) -> Mixture:
+    """Return the mixture of a record."""
+    named = [ORDERS[order] for order in orders]
+    return Mixture([order_of(shards, json.dumps(parameters)) for shards, parameters in named], weights)
+
+
+def draws_of(mixture: Mixture) -> Iterator[np.ndarray]:
+    """Yield the draws of each lane in turn, at the start and far out."""
+    for lane in range(mixture.lanes):
+        for start in (0, 10**9):
+            draws = mixture.rows(lane, start, start + 3000)
+            yield from (draws.corpora, draws.epochs, draws.rows)
 
 
 def rows_of(order: Order, epoch: int) -> Iterator[np.ndarray]:
@@ -91,6 +117,12 @@ def records() -> Iterator[dict[str, object]]:
             }
 
 
+def mixture_records() -> Iterator[dict[str, object]]:
+    """Yield every record of a mixture as this version computes it."""
+    for orders, weights in MIXTURES:
+        yield {"orders": orders, "weights": weights, "draws": digest(draws_of(mixture_of(orders, weights)))}
+
+
 def recorded() -> list[dict[str, object]]:
     """Return the records on file."""
     content: list[dict[str, object]] = json.loads(GOLDEN.read_text())["records"]
@@ -103,6 +135,10 @@ def test_order_equals_its_golden_digest(record: dict[str, object]) -> None:
     epoch = int(str(record["epoch"]))
     assert digest(rows_of(order, epoch)) == record["rows"]
     assert digest(shards_of(order, epoch)) == record["needed"]
+
+
+def test_mixtures_equal_their_golden_digests() -> None:
+    assert json.loads(GOLDEN.read_text())["mixtures"] == list(mixture_records())
 
 
 def test_golden_file_covers_every_case_named_here() -> None:
@@ -121,9 +157,8 @@ def test_golden_rows_differ_between_epochs_except_in_stored_order() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        with GOLDEN.open("x") as file:
-            json.dump({"shards": SHARDS, "records": list(records())}, file, indent=1)
-            file.write("\n")
-    except FileExistsError:
-        sys.exit(f"{GOLDEN} is there: recorded orders are never overwritten")
+    known = json.loads(GOLDEN.read_text())
+    known["records"] += list(records())[len(known["records"]) :]
+    mixtures = known.setdefault("mixtures", [])
+    mixtures += list(mixture_records())[len(mixtures) :]
+    GOLDEN.write_text(json.dumps(known, indent=1) + "\n")
