@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from policies.modes.base import Layout, Mode, Window
+from policies.modes.base import Layout, Mode, Window, Windows
 from policies.modes.full import Full
 from policies.modes.stored import Stored
 from policies.modes.window import Windowed
 
-__all__ = ["MODES", "Layout", "Mode", "Window"]
+__all__ = ["MODES", "Layout", "Mode", "Window", "Windows"]
 
 MODES: Mapping[str, type[Mode]] = MappingProxyType({"full": Full, "none": Stored, "window": Windowed})
