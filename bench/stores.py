@@ -1,9 +1,14 @@
 """The file and the block tier against raw calls of the same size on the same disk, in interleaved rounds.
 
-The bound of a write is the better of a buffered one with fdatasync and an O_DIRECT one from huge pages with
-fdatasync, both into preallocated room; the bound of a cold read is the better of the two ways into warm
-huge pages. The tiers also sync names, check lengths and (block) hash, and the first transfers of a process,
-which find out which way is faster, are made before the clock runs. TMPDIR chooses the disk.
+The bound of a file's write is the better of a buffered one with fdatasync and an O_DIRECT one from huge pages
+with fdatasync, both into preallocated room of a new file; that of a block's write an O_DIRECT one with
+fdatasync into an image that is there; that of a cold read the better of the two ways into warm huge pages.
+Each ratio is the median over the rounds of the tier's speed by its bound's in the same round. Beside it
+stands what a block volume's safety costs by itself: ``raw_block_write_flushes`` makes the same syncs, each
+waiting for the one before (data, header, commit). ``shares`` says how much of the throughput the digest and
+the checksums take: of the same work with and without them. The tiers also sync names and check lengths, and
+the first transfers of a process, which find out which way is faster, are made before the clock runs. TMPDIR
+chooses the disk.
 """
 
 from __future__ import annotations
@@ -13,124 +18,224 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from tiering.digest import crc32c, digest
-from tiering.stores import direct
+from tiering.stores import block_stream, direct
 from tiering.stores.base import Store
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.file import FileStore
-from tiering.stores.pages import PIECE_BYTES, aligned_buffer
+from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer
+from tiering.transfer import read_verified
 
-SHARD_BYTES, BLOCK_BYTES, ROUNDS, WARM_UPS, RANDOM_READS = 64 << 20, 1 << 20, 9, 6, 200
+SHARD_BYTES, BLOCK_BYTES, ROUNDS, WARM_UPS, RANDOM_READS = 64 << 20, 1 << 20, 15, 6, 300
+
+WRITES, READS = ("raw_write_buffered", "raw_write_direct"), ("raw_read_buffered", "raw_read_direct")
+BOUNDS = {
+    "file_write": WRITES,
+    "file_read": READS,
+    "file_read_into": READS,
+    "block_write": ("raw_block_write",),
+    "block_write_changeable": ("raw_block_write",),
+    "raw_block_write_flushes": ("raw_block_write",),
+    "block_read": READS,
+    "block_read_into": READS,
+    "block_random_1mib": ("raw_random_1mib",),
+}
+SHARES = {
+    "digest_of_block_write": ("block_write", "block_write_undigested"),
+    "digest_of_file_read": ("file_read_digested", "file_read"),
+    "crc_of_random_1mib": ("block_random_1mib_checked", "block_random_1mib"),
+}
+"""Work with the check, work without."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is measured, and where."""
+
+    folder: Path
+    files: FileStore
+    blocks: BlockStore
+    image: int
+    """A descriptor of a raw image that is there, O_DIRECT; `log` is one of an index's log."""
+
+    log: int
+    shard: memoryview
+    target: memoryview
+    name: str
+    """The digest of `shard`."""
+
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
-    """Megabytes a second and processor seconds a gigabyte of named work."""
+    """Megabytes a second and processor seconds a gigabyte of named work, by round."""
 
-    def __init__(self) -> None:
-        self._speeds: dict[str, list[float]] = {}
-        self._costs: dict[str, list[float]] = {}
+    speeds: dict[str, list[float]] = field(default_factory=dict)
+    costs: dict[str, list[float]] = field(default_factory=dict)
 
-    def time(self, name: str, nbytes: int, work: Callable[[], object]) -> None:
+    def time(self, name: str, work: Callable[[], object], nbytes: int = SHARD_BYTES) -> None:
         """Do the work once, which moves `nbytes`."""
         cpu, begun = time.process_time(), time.perf_counter()
         work()
         seconds = time.perf_counter() - begun
-        self._speeds.setdefault(name, []).append(nbytes / 1e6 / seconds)
-        self._costs.setdefault(name, []).append((time.process_time() - cpu) / nbytes * 1e9)
+        self.speeds.setdefault(name, []).append(nbytes / 1e6 / seconds)
+        self.costs.setdefault(name, []).append((time.process_time() - cpu) / nbytes * 1e9)
 
-    def figures(self, bounds: dict[str, tuple[str, ...]]) -> dict[str, object]:
-        """Medians, and for each name in `bounds` the ratio to the best of its bounds."""
+    def ratio(self, name: str, bounds: tuple[str, ...]) -> float:
+        """Speed of `name` by that of the bound that is the fastest one as a rule."""
+        best = max(bounds, key=lambda bound: median(self.speeds[bound]))
+        pairs = zip(self.speeds[name], self.speeds[best], strict=True)
+        return round(median(mine / theirs for mine, theirs in pairs), 3)
+
+    def figures(self) -> dict[str, object]:
+        """Medians of all, ratios and shares."""
         found: dict[str, object] = {}
-        for name, speeds in self._speeds.items():
+        for name, speeds in self.speeds.items():
             entry = {
                 "mb_per_second": round(median(speeds)),
-                "cpu_seconds_per_gb": round(median(self._costs[name]), 3),
+                "cpu_seconds_per_gb": round(median(self.costs[name]), 3),
             }
+            if name in BOUNDS:
+                entry["ratio"] = self.ratio(name, BOUNDS[name])
             found[name] = entry
-            if name in bounds:
-                best = max(median(self._speeds[bound]) for bound in bounds[name])
-                entry["ratio"] = round(median(speeds) / best, 3)
-        return found
+        shares = {name: round(1 - self.ratio(work, (bare,)), 3) for name, (work, bare) in SHARES.items()}
+        return {**found, "shares": shares}
 
 
 def run() -> dict[str, object]:
     """Speed, processor time and ratio of each kind of work."""
-    clock = Clock()
-    shard = aligned_buffer(SHARD_BYTES)
+    with prepared() as bench:
+        for _ in range(WARM_UPS):
+            for store in (bench.files, bench.blocks):
+                store.write("k", [bench.shard])
+                store.read_into("k", 0, bench.target)
+        for _ in range(ROUNDS):
+            measure_writes(bench)
+            measure_reads(bench)
+            for store in (bench.files, bench.blocks):
+                store.delete("new")
+        measure_blocks(bench)
+        bench.clock.time("blake3", lambda: digest(bench.shard))
+        bench.clock.time("crc32c", lambda: crc32c(bench.shard))
+        device = bench.folder.stat().st_dev
+        won = {way: direct.trial(device, way).verdict for way in ("read", "write")}
+        return {"shard_bytes": SHARD_BYTES, "rounds": ROUNDS, "direct_won": won, **bench.clock.figures()}
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[Bench]:
+    """Both tiers, a raw image and a shard of random bytes."""
+    shard, target = aligned_buffer(SHARD_BYTES), aligned_buffer(SHARD_BYTES)
     shard[:] = np.random.default_rng(7).bytes(SHARD_BYTES)
-    target = aligned_buffer(SHARD_BYTES)
     target[:] = shard
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         volume = folder / "volume.img"
         format_volume(volume, 4 * SHARD_BYTES)
-        files = FileStore("file", folder / "files")
+        image, log = (
+            os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600) for name in ("image", "log")
+        )
+        for fd in (image, log):
+            stack.callback(os.close, fd)
+            os.pwrite(fd, shard, 0)
+            os.fsync(fd)
         blocks = stack.enter_context(BlockStore("block", volume))
-        for _ in range(WARM_UPS):
-            for store in (files, blocks):
-                store.write("k", [shard])
-                store.read_into("k", 0, target)
-        for _ in range(ROUNDS):
-            measure_shards(clock, folder, files, blocks, shard, target)
-        measure_blocks(clock, blocks, target)
-        clock.time("blake3", SHARD_BYTES, lambda: digest(shard))
-        clock.time("crc32c", SHARD_BYTES, lambda: crc32c(shard))
-        device = folder.stat().st_dev
-        found = {way: direct.trial(device, way).verdict for way in ("read", "write")}
-    writes, reads = ("raw_write_buffered", "raw_write_direct"), ("raw_read_buffered", "raw_read_direct")
-    bounds = {"file_write": writes, "block_write": writes, "block_random_1mib": ("raw_random_1mib",)}
-    bounds |= dict.fromkeys(("file_read_into", "file_read", "block_read_into", "block_read"), reads)
-    return {"shard_bytes": SHARD_BYTES, "rounds": ROUNDS, "direct_won": found, **clock.figures(bounds)}
+        files = FileStore("file", folder / "files")
+        readable = shard.toreadonly()
+        yield Bench(folder, files, blocks, image, log, readable, target, digest(shard), Clock())
 
 
-def measure_shards(
-    clock: Clock, folder: Path, files: Store, blocks: Store, shard: memoryview, target: memoryview
-) -> None:
-    """One round of writes and of cold reads of whole shards."""
-    buffered, straight = folder / "buffered", folder / "direct"
-    clock.time("raw_write_buffered", SHARD_BYTES, lambda: write_raw(buffered, shard, 0))
-    clock.time("raw_write_direct", SHARD_BYTES, lambda: write_raw(straight, shard, os.O_DIRECT))
-    clock.time("file_write", SHARD_BYTES, lambda: files.write("new", [shard]))
-    clock.time("block_write", SHARD_BYTES, lambda: blocks.write("new", [shard]))
-    clock.time("raw_read_direct", SHARD_BYTES, lambda: read_raw(straight, target, os.O_DIRECT))
+def measure_writes(bench: Bench) -> None:
+    """One round of writes of whole shards."""
+    shard, blocks, time_ = bench.shard, bench.blocks, bench.clock.time
+    buffered, straight = bench.folder / "buffered", bench.folder / "direct"
+    for path in (buffered, straight):
+        path.unlink(missing_ok=True)
+    changeable = bench.target
+    changeable[:] = shard
+    time_("raw_write_buffered", lambda: write_raw(buffered, shard, 0))
+    time_("raw_write_direct", lambda: write_raw(straight, shard, os.O_DIRECT))
+    time_("file_write", lambda: bench.files.write("new", [shard]))
+    time_("raw_block_write", lambda: overwrite_raw(bench))
+    time_("block_write", lambda: blocks.write("new", [shard]))
+    blocks.delete("new")
+    time_("raw_block_write_flushes", lambda: overwrite_raw(bench, flushes=True))
+    with undigested():
+        time_("block_write_undigested", lambda: blocks.write("new", [shard]))
+    blocks.delete("new")
+    time_("block_write_changeable", lambda: blocks.write("new", [changeable]))
+
+
+def measure_reads(bench: Bench) -> None:
+    """One round of cold reads of whole shards."""
+    target, time_ = bench.target, bench.clock.time
+    buffered, straight = bench.folder / "buffered", bench.folder / "direct"
     forget(buffered)
-    clock.time("raw_read_buffered", SHARD_BYTES, lambda: read_raw(buffered, target, 0))
-    for name, store in (("file", files), ("block", blocks)):
+    time_("raw_read_buffered", lambda: read_raw(buffered, target, 0))
+    time_("raw_read_direct", lambda: read_raw(straight, target, os.O_DIRECT))
+    for name, store in (("file", bench.files), ("block", bench.blocks)):
         path = located(store, "new")
         forget(path)  # a read that is found in memory says nothing of the disk
-        clock.time(f"{name}_read_into", SHARD_BYTES, lambda store=store: store.read_into("new", 0, target))  # type: ignore[misc]
+        time_(f"{name}_read_into", lambda store=store: store.read_into("new", 0, target))  # type: ignore[misc]
         forget(path)
-        clock.time(f"{name}_read", SHARD_BYTES, lambda store=store: store.read("new"))  # type: ignore[misc]
-    for path in (buffered, straight):
-        path.unlink()
-    for store in (files, blocks):
-        store.delete("new")
+        time_(f"{name}_read", lambda store=store: store.read("new"))  # type: ignore[misc]
+    forget(located(bench.files, "new"))
+    time_("file_read_digested", lambda: read_verified(bench.files, "new", SHARD_BYTES, bench.name))
 
 
-def measure_blocks(clock: Clock, blocks: BlockStore, target: memoryview) -> None:
-    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, in turns."""
-    dice = random.Random(7)
+def measure_blocks(bench: Bench) -> None:
+    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, in turns.
+
+    Each at a place of its own: what was just read may be in a cache below.
+    """
+    dice, blocks, time_ = random.Random(7), bench.blocks, bench.clock.time
     extent = blocks.locate("k")
-    block = target[:BLOCK_BYTES]
+    block = bench.target[:BLOCK_BYTES]
+    blocks_in_shard = SHARD_BYTES // BLOCK_BYTES
     fd = os.open(extent.path, os.O_RDONLY | os.O_DIRECT)
+
+    def checked(offset: int) -> None:
+        blocks.read_into("k", offset, block)
+        crc32c(block)
+
     try:
         for _ in range(RANDOM_READS):
-            offset = dice.randrange(SHARD_BYTES // BLOCK_BYTES) * BLOCK_BYTES
-            at = extent.offset + offset
-            clock.time("raw_random_1mib", BLOCK_BYTES, lambda at=at: os.preadv(fd, [block], at))  # type: ignore[misc]
-            clock.time(
-                "block_random_1mib",
-                BLOCK_BYTES,
-                lambda offset=offset: blocks.read_into("k", offset, block),  # type: ignore[misc]
-            )
+            raw, at, checked_at = (place * BLOCK_BYTES for place in dice.sample(range(blocks_in_shard), 3))
+            time_("raw_random_1mib", lambda at=raw: os.preadv(fd, [block], extent.offset + at), BLOCK_BYTES)  # type: ignore[misc]
+            time_("block_random_1mib", lambda at=at: blocks.read_into("k", at, block), BLOCK_BYTES)  # type: ignore[misc]
+            time_("block_random_1mib_checked", lambda at=checked_at: checked(at), BLOCK_BYTES)  # type: ignore[misc]
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def undigested() -> Iterator[None]:
+    """Block writes without their digest: never to be done but to see what it costs."""
+
+    class Nothing:
+        def __init__(self, threads: int = 1) -> None:
+            pass
+
+        def update(self, data: memoryview) -> None:
+            pass
+
+        def hexdigest(self) -> str:
+            return "0" * 64
+
+    real = block_stream.Hasher
+    block_stream.Hasher = Nothing  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        block_stream.Hasher = real  # type: ignore[misc]
 
 
 def located(store: Store, key: str) -> Path:
@@ -148,6 +253,18 @@ def write_raw(path: Path, data: memoryview, flags: int) -> None:
         os.pwrite(fd, data[start : start + PIECE_BYTES], start)
     os.fdatasync(fd)
     os.close(fd)
+
+
+def overwrite_raw(bench: Bench, *, flushes: bool = False) -> None:
+    """Bytes and sync into room that is there; with `flushes`, a header and then a commit, too."""
+    for start in range(0, SHARD_BYTES, PIECE_BYTES):
+        os.pwrite(bench.image, bench.shard[start : start + PIECE_BYTES], start)
+    os.fdatasync(bench.image)
+    if flushes:
+        os.pwrite(bench.image, bench.shard[:PAGE_BYTES], 0)
+        os.fdatasync(bench.image)
+        os.pwrite(bench.log, bench.shard[:PAGE_BYTES], 0)
+        os.fdatasync(bench.log)
 
 
 def read_raw(path: Path, target: memoryview, flags: int) -> None:

@@ -4,6 +4,6 @@ from policies.mixture import Mixture
 from policies.order import Order
 from policies.regime import choose
 from policies.replay import replay
-from policies.simulate import simulate
+from policies.simulation import simulate
 
 __all__ = ["Mixture", "Order", "choose", "replay", "simulate"]

@@ -70,4 +70,4 @@ def whole_ids(name: str, values: npt.ArrayLike) -> npt.NDArray[np.integer]:
             f"{name} must be a flat sequence of ints, not {array.dtype} of shape {array.shape}; "
             f"e.g. {name}=[1, 2, 1]"
         )
-    return array
+    return array if array.size else array.astype(np.int64)

@@ -5,8 +5,7 @@ bytes follow those of the fetches before it. When the last byte has come is then
 linear function of the seconds a byte takes, so Newton's method from the slow side finds the slowest rate
 that is in time, and never one that is not: the schedule leaves the rest of the bandwidth to others.
 
-Invariant: a `Schedule` keeps its deadline, its bandwidth and its money; where none can, there is a
-`Refusal`.
+Invariant: a `Schedule` keeps its deadline, its bandwidth and its money; where none can, there is a `Refusal`.
 """
 
 import math
@@ -23,6 +22,7 @@ from policies.simulation.models import TierModel
 
 __all__ = ["Delivery", "Refusal", "Schedule", "Start"]
 
+_EQUAL: Final = 1 + 1e-9  # a rate that is faster by less is the same one, rounded
 _FASTER: Final = 1 - 1e-12  # in each step of the search, so that rounding cannot keep it from its end
 
 
@@ -38,8 +38,7 @@ class Start(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Schedule(Generic[Item]):
-    """Fetches by their start, at `rate_bytes_per_second` together, the slowest that is in time, and their
-    cost."""
+    """Fetches by their start, at `rate_bytes_per_second` together, the slowest in time, and their cost."""
 
     starts: tuple[Start[Item], ...]
     rate_bytes_per_second: float
@@ -103,15 +102,13 @@ class Delivery(Generic[Item]):
         self._money = money
 
     def plan(self, now: float) -> Schedule[Item] | Refusal:
-        """Return the schedule from `now` on, or why there is none. Time O(items) for each step of the
-        search."""
+        """Return the schedule from `now` on, or why there is none; O(items) a step of the search, 2 to 10."""
         return self.replan(now, ())
 
     def replan(
         self, now: float, done: Collection[Item], *, spent: float | None = None
     ) -> Schedule[Item] | Refusal:
-        """Return the schedule for what is not `done`, what is in flight being begun again, or why there
-        is none.
+        """Return the schedule for what is not `done`, or why there is none; what is in flight begins again.
 
         spent: money gone so far; None means the price of what is done. Raises ValueError where `done` holds
         what was not wanted.
@@ -126,9 +123,8 @@ class Delivery(Generic[Item]):
         cost = self._tier.cost(len(sizes), sum(sizes))
         seconds = self._deadline - now
         rate = self._slowest_rate(sizes, seconds)
-        _, ends = self._times(sizes, self._rate)
-        if (sizes and ends[-1] > seconds) or spent + cost > self._money:
-            return self._refuse(sizes, ends, now, rate, spent)
+        if rate > self._rate * _EQUAL or spent + cost > self._money:
+            return self._refuse(sizes, now, rate, spent)
         rate = min(rate, self._rate)
         begins, ends = self._times(sizes, rate)
         starts = tuple(
@@ -137,12 +133,13 @@ class Delivery(Generic[Item]):
         )
         return Schedule(starts, rate, starts[-1].done_seconds if starts else now, cost)
 
-    def _refuse(self, sizes: list[int], ends: list[float], now: float, rate: float, spent: float) -> Refusal:
+    def _refuse(self, sizes: list[int], now: float, rate: float, spent: float) -> Refusal:
         tier, seconds = self._tier, self._deadline - now
+        _, ends = self._times(sizes, self._rate)
         needed_seconds = ends[-1] if ends else 0.0
         needed_money = spent + tier.cost(len(sizes), sum(sizes))
         short, reasons = [], []
-        if needed_seconds > seconds:
+        if rate > self._rate * _EQUAL:
             late = (
                 f"{len(sizes)} items of {sum(sizes)} bytes need {needed_seconds:.6g} s at "
                 f"{self._rate:.6g} bytes a second, and {max(0.0, seconds):.6g} s are left"
@@ -176,7 +173,7 @@ class Delivery(Generic[Item]):
         """Return the least bytes a second at which all is there in so many seconds; infinite for none."""
         total = sum(sizes)
         if not total:
-            return self._rate if self._last(sizes, 0.0)[0] <= seconds else math.inf
+            return self._rate if not sizes or self._last(sizes, 0.0)[0] <= seconds else math.inf
         second_a_byte = seconds / total
         while second_a_byte > 0:
             at, path_bytes = self._last(sizes, second_a_byte)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole_list
+from policies.checks import whole_ids, whole_list
 from policies.eviction import Eviction, make
 
 __all__ = ["Replay", "replay"]
@@ -51,13 +51,7 @@ def replay(
     requests.
     """
     make(name, capacity_bytes, ())  # a wrong name is told first
-    requested = np.asarray(ids)
-    if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
-        raise ValueError(
-            f"ids must be a flat sequence of ints, not {requested.dtype} of shape {requested.shape}; "
-            "e.g. ids=[1, 2, 1]"
-        )
-    items: list[int] = requested.tolist()
+    items: list[int] = whole_ids("ids", ids).tolist()
     each = whole_list("sizes", sizes, len(items))
     policy: Eviction[int] = make(name, capacity_bytes, items)
     misses, miss_bytes = policy.run(items, each)

@@ -205,7 +205,7 @@ def _mask(begins: Int64s, ends: Int64s, first: int, total: int) -> npt.NDArray[n
     runs = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(begins, first + count))
     steps = np.zeros(count + 1, dtype=np.int8)
     steps[np.maximum(begins[runs] - first, 0)] = 1
-    steps[np.minimum(ends[runs] - first, count)] -= 1
+    steps[np.minimum(ends[runs] - first, count)] = -1
     return np.cumsum(steps[:-1], dtype=np.int8).view(np.bool_)
 
 

@@ -292,6 +292,7 @@ osd class default list = *
 rgw data = {root}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{rgw_port} tcp_nodelay=1
 rgw gc obj min wait = 5
+rgw gc processor period = 10
 rgw enable ops log = false
 rgw lc debug interval = -1
 """

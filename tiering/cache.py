@@ -17,17 +17,17 @@ import fcntl
 import logging
 import os
 import sqlite3
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from policies.eviction import Eviction, make
-from tiering.cache_index import connect, immediate, is_damage
+from tiering.access_log import AccessLog
+from tiering.cache_index import Connection, connect, immediate, is_damage
 from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
@@ -59,20 +59,6 @@ class CacheStatus:
     filling: int
 
 
-@dataclass(slots=True)
-class _Index:
-    """One process's connection. A child must neither use nor close its parent's, nor wait for its lock."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    db: sqlite3.Connection | None = None
-    inode: int = 0
-
-    def close(self) -> None:
-        if self.db is not None:
-            self.db.close()
-        self.db = None
-
-
 class NodeCache:
     """Copies of shards on this node, shared by all processes that name the same folder.
 
@@ -81,26 +67,35 @@ class NodeCache:
         capacity: bytes, or ``"500GB"``.
         policy: eviction policy by name (`policies.eviction`); ``pin`` keeps what it has, the best that one
             job can do that reads each row once an epoch.
+        access_log: a file that is told of every request (docs/traces.md), or an `AccessLog`.
 
     Raises:
         ConfigError: no such policy, or no size.
     """
 
-    def __init__(self, path: str | os.PathLike[str], capacity: str | int, policy: str = "pin") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        capacity: str | int,
+        policy: str = "pin",
+        access_log: AccessLog | str | os.PathLike[str] | None = None,
+    ) -> None:
         self.path = Path(path).expanduser().absolute()
         self.capacity_bytes = parse_size(capacity, "capacity")
         self.policy = policy
+        self.access_log = AccessLog.of(access_log)
         try:
             make(policy, self.capacity_bytes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self._indexes: dict[int, _Index] = {}  # by process
+        self._indexes: dict[int, Connection] = {}  # by process
         self._objects: FileStore | None = None
         self._sick = self._renewed = False
         weakref.finalize(self, _close_own, self._indexes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "capacity": self.capacity_bytes, "policy": self.policy}
+        state = {"path": self.path, "capacity": self.capacity_bytes, "policy": self.policy}
+        return {**state, "access_log": self.access_log}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         NodeCache.__init__(self, **state)
@@ -116,12 +111,10 @@ class NodeCache:
         and goes on giving those it has.
         """
         try:
-            if self._use(name, nbytes):
-                COUNTERS.add_cache(hits=1, hit_bytes=nbytes)
-                return True
-            COUNTERS.add_cache(misses=1, miss_bytes=nbytes)
-            if self._sick:
-                return False
+            hit = self._use(name, nbytes)
+            self._count(name, nbytes, hit)
+            if hit or self._sick:
+                return hit
             with self._locked(name[:3], WAIT_SECONDS) as alone:
                 if not alone or self._use(name, nbytes):  # filled by another process meanwhile
                     return alone
@@ -197,6 +190,14 @@ class NodeCache:
     def close(self) -> None:
         """Close the index; the next use opens it again."""
         _close_own(self._indexes)
+
+    def _count(self, name: str, nbytes: int, hit: bool) -> None:
+        if hit:
+            COUNTERS.add_cache(hits=1, hit_bytes=nbytes)
+        else:
+            COUNTERS.add_cache(misses=1, miss_bytes=nbytes)
+        if self.access_log is not None:
+            self.access_log.add(name, nbytes, hit=hit)
 
     def _use(self, name: str, nbytes: int) -> bool:
         """Whether the shard can be read here; counts as a use of it."""
@@ -303,7 +304,7 @@ class NodeCache:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """The index, with no other writer in any process until the block ends."""
-        index = self._indexes.setdefault(os.getpid(), _Index())
+        index = self._indexes.setdefault(os.getpid(), Connection())
         with index.lock:
             if index.db is not None and index.inode != _inode(self._index_path):
                 index.close()  # another process found it damaged and made it anew
@@ -391,7 +392,7 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _close_own(indexes: dict[int, _Index]) -> None:
+def _close_own(indexes: dict[int, Connection]) -> None:
     """Close this process's connection."""
     index = indexes.pop(os.getpid(), None)
     if index is not None:

@@ -10,8 +10,10 @@ import contextlib
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,21 @@ _NOT_DAMAGE: Final = frozenset(
 
 
 Copies = Callable[[], Mapping[str, int]]
+
+
+@dataclass(slots=True)
+class Connection:
+    """One process's connection. A child must neither use nor close its parent's, nor wait for its lock."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    db: sqlite3.Connection | None = None
+    inode: int = 0
+
+    def close(self) -> None:
+        """Close it; who has it next opens it again."""
+        if self.db is not None:
+            self.db.close()
+        self.db = None
 
 
 def is_damage(error: BaseException) -> bool:

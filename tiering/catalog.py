@@ -126,7 +126,7 @@ def load(store: Store, name: str, version: int | None = None) -> tuple[Record, M
         raise
 
 
-def manifest_bytes(store: Store, name: str, entry: Record) -> bytearray:
+def manifest_bytes(store: Store, name: str, entry: Record) -> Buffer:
     """The manifest of a version as it is stored.
 
     Raises:

@@ -10,7 +10,6 @@ highest number stays even when the corpus goes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,12 +58,13 @@ class Claim:
             "released": self.released,
             "purpose": self.purpose,
         }
-        return json.dumps(fields, sort_keys=True).encode()
+        return tickets.encode(fields)
 
 
 def claims(store: Store, name: str) -> Tickets[Claim]:
     """All claims on a corpus name, those that do not count any more too."""
-    return Tickets(store, f"{name}/{INTERNAL}/claims", "claim", _parse)
+    unlock = f"tiering unlock {name} --on {store.name} --claim"
+    return Tickets(store, f"{name}/{INTERNAL}/claims", "claim", _parse, _void, unlock)
 
 
 @contextmanager
@@ -122,6 +122,10 @@ def _parse(number: int, fields: dict[str, Any]) -> Claim:
         released=bool(fields["released"]),
         purpose=str(fields.get("purpose", "written")),
     )
+
+
+def _void(number: int) -> Claim:
+    return Claim(number, "", process.current(), "", released=True)
 
 
 def _check_allowed(held: Claim, intent: str, name: str, tier: str, *, shared: bool) -> None:

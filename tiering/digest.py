@@ -5,6 +5,7 @@ BLAKE3 (256 bit) names a shard and a manifest; CRC32C (Castagnoli) guards one bl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -22,10 +23,14 @@ CRC_BYTES: Final = 4
 
 
 class Hasher:
-    """Streaming BLAKE3."""
+    """Streaming BLAKE3.
 
-    def __init__(self) -> None:
-        self._state = blake3()
+    Args:
+        threads: of how many cores large updates make use, at most.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._state = _state(min(threads, len(os.sched_getaffinity(0))))
 
     def update(self, data: Buffer) -> None:
         """Add bytes; the GIL is released for large ones."""
@@ -35,6 +40,16 @@ class Hasher:
         """64 lower-case hexadecimal digits."""
         text: str = self._state.hexdigest()
         return text
+
+
+def _state(threads: int) -> blake3:
+    try:
+        return blake3(max_threads=threads)
+    except BaseException as error:
+        # The library panics where it can start no thread, and a panic is no Exception.
+        if threads == 1 or type(error).__name__ != "PanicException":
+            raise
+    return blake3()
 
 
 def digest(buffers: Buffer | Iterable[Buffer]) -> str:

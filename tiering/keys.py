@@ -7,6 +7,7 @@ root: relative, NFC, made of segments of 1 to 255 UTF-8 bytes, none of them ``.`
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 from tiering.errors import UsageError
@@ -73,8 +74,11 @@ def is_control(key: str) -> bool:
 
 
 def _problem(key: object) -> str | None:
-    if not isinstance(key, str):
-        return "is not a string"
+    return _problem_of_text(key) if isinstance(key, str) else "is not a string"
+
+
+@lru_cache(maxsize=4096)
+def _problem_of_text(key: str) -> str | None:
     if not key:
         return "is empty"
     if "\0" in key:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from tiering.tier import Tier
 from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class RawBlock:
     """Rows of one block that lie in a file as they lie in memory, not yet verified."""
 
     shard: Shard
+    tier: str
+    """Whose copy it is; where `cached`, whose copy was cached."""
     file: Extent
     """Where the whole shard lies."""
     offset: int
@@ -155,16 +159,24 @@ class BlockReader:
 
         Raises:
             NotFound, Corrupt: the shard is missing, or its index is damaged; `replace` is the answer.
+            Unavailable, DeadlineExceeded: no tier with a copy answers.
         """
         if self._layout is None or self._layout.codec is not None:
             return None
         state = self._state(column, shard)
+        try:
+            return self._raw_block(state, block)
+        except (Unavailable, DeadlineExceeded) as error:
+            return self._elsewhere(state, lambda other: self._raw_block(other, block), error)
+
+    def _raw_block(self, state: _ShardState, block: int) -> RawBlock | None:
         file = self._file(state)
         if file is None:
             return None
         span, _ = self._locate(state, block)
         nbytes = span.nbytes - CRC_BYTES
-        return RawBlock(state.shard, file, file.offset + span.offset, nbytes, bool(state.cached))
+        at = file.offset + span.offset
+        return RawBlock(state.shard, state.tier.name, file, at, nbytes, bool(state.cached))
 
     def replace(self, column: str, shard: int, error: TieringError) -> None:
         """Replace the copy that `raw_block` named, after it turned out bad; the next call names another.
@@ -179,7 +191,7 @@ class BlockReader:
         with self._lock:
             self.counts.bytes_needed += raw.nbytes
         if not raw.cached:
-            COUNTERS.add_moved(self.corpus.tier.name, "read", raw.nbytes)
+            COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
             self._fetched(raw.nbytes)
 
     def _state(self, column: str, number: int) -> _ShardState:
@@ -210,19 +222,17 @@ class BlockReader:
                     raise
                 self._replace(state, error, again=left < self._attempts - 1)
             except (Unavailable, DeadlineExceeded) as error:
-                self._read_elsewhere(name, state, block, slots, error)
+                self._elsewhere(state, lambda other: self._read(name, other, block, slots), error)
                 break
             else:
                 break
 
-    def _read_elsewhere(
-        self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview], error: TieringError
-    ) -> None:
-        """Read a block from the next tier that answers; the next block is asked of the shard's own again."""
+    def _elsewhere(self, state: _ShardState, read: Callable[[_ShardState], T], error: TieringError) -> T:
+        """What `read` makes of the next tier that answers; the next block is again asked of the first."""
         for tier in self._tiers[self._tiers.index(state.tier) + 1 :]:
             other = _ShardState(state.shard, tier, state.spans, cached=False)
             with contextlib.suppress(TieringError):  # the first error is the one to tell
-                return self._read(name, other, block, slots)
+                return read(other)
         raise error
 
     def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
@@ -305,7 +315,7 @@ class BlockReader:
                     )
         return bool(state.cached)
 
-    def _whole(self, state: _ShardState) -> bytearray:
+    def _whole(self, state: _ShardState) -> Buffer:
         """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
         shard = state.shard
         for left in reversed(range(self._attempts)):

@@ -2,12 +2,14 @@
 
 Invariant: a damaged object is put aside below ``.tiering/quarantine/`` before it is replaced, never just
 overwritten, and is replaced only by bytes that were read whole and found to have the digest that the manifest
-names. What cannot be read at all leaves nothing to put aside.
+names. A link, a folder or a pipe in place of an object is put aside as it is. What cannot be read at all
+leaves nothing to put aside.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ from tiering import catalog
 from tiering.catalog import Record
 from tiering.claim import claimed, version_held
 from tiering.corpus import Corpus
-from tiering.digest import digest
+from tiering.digest import Buffer, digest
 from tiering.errors import (
     Conflict,
     Corrupt,
@@ -96,11 +98,12 @@ def repair_batch(
     results = []
     for key, size, expected in zip(keys, sizes, digests, strict=True):
         try:
-            if key in documents:
-                source, good = "the manifest", bytearray(documents[key])
-            else:
+            if key not in documents:
                 found, good = _fetch(others, f"{name}/{key}", size, expected)
                 source = found.name
+            else:
+                source, good = "the manifest", documents[key]
+            _clear(tier.store, name, key)
             _put_back(tier.store, name, key, good, expected)
             results.append(Repaired(key, source))
         except TieringError as error:
@@ -124,7 +127,7 @@ def repair_catalog(name: str, record: Record, tier: Tier, others: Sequence[Tier]
         return _repair_catalog(tier.store, name, record, others)
 
 
-def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Tier, bytearray]:
+def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Tier, Buffer]:
     """A verified copy of one shard from another tier that is known to hold one.
 
     Raises:
@@ -137,7 +140,7 @@ def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Ti
         raise
 
 
-def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[bytearray, bool]:
+def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Buffer, bool]:
     """Replace a damaged, unreadable or missing shard by a verified copy from another tier, while it is read.
 
     A tier that is read-only, full or sick, or that gave up the corpus meanwhile, stays as it is: the good
@@ -186,10 +189,11 @@ def _repair_catalog(store: Store, name: str, record: Record, others: Sequence[Ti
         )
     repaired = []
     if not _has_manifest(store, name, record):
+        _clear(store, name, manifest_key)
         _put_back(store, name, manifest_key, _manifest(name, record, others), record.manifest)
         repaired.append(manifest_key)
     if found != record:
-        good = bytearray(record.encode())
+        good = record.encode()
         _put_back(store, name, record_key, good, digest(good))
         repaired.append(record_key)
     if catalog.write_head(store, name):
@@ -197,7 +201,7 @@ def _repair_catalog(store: Store, name: str, record: Record, others: Sequence[Ti
     return repaired
 
 
-def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tuple[Tier, bytearray]:
+def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tuple[Tier, Buffer]:
     answers = []
     for tier in others:
         try:
@@ -212,18 +216,25 @@ def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tupl
     )
 
 
-def _put_back(store: Store, name: str, key: str, good: bytearray, expected: str) -> None:
+def _clear(store: Store, name: str, key: str) -> None:
+    """Put aside, without following it, what lies in the place of an object and is none."""
+    aside = f"{name}/{INTERNAL}/quarantine/{digest(key.encode())[:32]}-{secrets.token_hex(8)}"
+    if store.set_aside(f"{name}/{key}", aside):
+        log.warning("%s/%s on tier %s was no object; it is now %s", name, key, store.name, aside)
+
+
+def _put_back(store: Store, name: str, key: str, good: Buffer, expected: str) -> None:
     """Put the bad bytes of an object into quarantine and the good ones in their place."""
     try:
         bad = store.read(f"{name}/{key}")
     except (NotFound, Corrupt):
-        bad = bytearray()
+        bad = b""
     except TieringError as error:
         if not error.retryable:
             raise
         # The medium gives these bytes no more. If it is the tier that is away, the write fails too.
         log.warning("%s/%s on tier %s cannot be put aside: %s", name, key, store.name, error)
-        bad = bytearray()
+        bad = b""
     if bad and digest(bad) == expected:  # somebody else was faster
         return
     if bad:
@@ -245,7 +256,7 @@ def _has_manifest(store: Store, name: str, record: Record) -> bool:
     return True
 
 
-def _manifest(name: str, record: Record, others: Sequence[Tier]) -> bytearray:
+def _manifest(name: str, record: Record, others: Sequence[Tier]) -> Buffer:
     answers = []
     for tier in others:
         try:

@@ -7,16 +7,15 @@ race for the last room, the later one counts the earlier one in full.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tiering import tickets
+from tiering import process, tickets
 from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION
 from tiering.process import ProcessId
 from tiering.stores.base import Store
-from tiering.tickets import Tickets
+from tiering.tickets import UNKNOWN, Tickets
 
 FOLDER: Final = f"{INTERNAL}/reservations"
 
@@ -52,12 +51,13 @@ class Reservation:
             "token": self.token,
             "released": self.released,
         }
-        return json.dumps(fields, sort_keys=True).encode()
+        return tickets.encode(fields)
 
 
 def reservations(store: Store) -> Tickets[Reservation]:
     """All reservations on a tier, those that do not count any more too."""
-    return Tickets(store, FOLDER, "reservation", _parse)
+    unlock = f"tiering unlock {UNKNOWN} --on {store.name} --reservation"
+    return Tickets(store, FOLDER, "reservation", _parse, _void, unlock)
 
 
 def unlock_reservations(store: Store, name: str, owner: ProcessId) -> int:
@@ -67,6 +67,10 @@ def unlock_reservations(store: Store, name: str, owner: ProcessId) -> int:
     for one in found:
         store.write(line.key(one.number), [one.as_released().encode()])
     return len(found)
+
+
+def _void(number: int) -> Reservation:
+    return Reservation(number, UNKNOWN, 0, process.current(), "", released=True)
 
 
 def _parse(number: int, fields: dict[str, Any]) -> Reservation:

@@ -4,12 +4,17 @@ Invariant: whoever took a ticket has seen every ticket that was taken before it.
 conditional create under the number after the highest, and given back when a higher one is there afterwards.
 The highest number is never deleted, so no number is used twice: it stays behind as a released ticket.
 
+A ticket carries a CRC32C of itself and is read back when it was made: one that a network, a server or a disk
+altered is no ticket, and is neither trusted nor passed over. `Tickets.unlock` voids it, where a user knows
+that nobody is at work.
+
 A ticket counts as long as it is neither released nor its process known to be dead. A process knows by itself
 which of its own tickets it holds. So nothing has to be cleaned up after a kill, and no clock is asked.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Callable
@@ -17,9 +22,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from tiering import process
+from tiering.digest import crc32c
 from tiering.errors import (
     ConfigError,
     Conflict,
+    Corrupt,
     FormatError,
     Locked,
     NotFound,
@@ -31,6 +38,12 @@ from tiering.process import ProcessId
 from tiering.stores.base import Store
 
 MAX_TICKET_BYTES: Final = 1 << 16
+
+UNKNOWN: Final = "unknown"
+"""The holder of a ticket that cannot be read."""
+
+_CRC: Final = "crc32c"
+_WRITE_ATTEMPTS: Final = 3
 
 log = logging.getLogger("tiering.tickets")
 
@@ -79,6 +92,22 @@ def holder(owner: ProcessId) -> str:
     return f"{owner.pid}@{owner.machine[:8]}"
 
 
+def encode(fields: dict[str, Any]) -> bytes:
+    """The JSON document of a ticket, with its CRC32C."""
+    return json.dumps({**fields, _CRC: _crc(fields)}, sort_keys=True).encode()
+
+
+def _crc(fields: dict[str, Any]) -> int:
+    return crc32c(json.dumps(fields, sort_keys=True).encode())
+
+
+def _check_crc(fields: dict[str, Any]) -> None:
+    """Take the checksum out of `fields`; ValueError where it is not theirs."""
+    told = fields.pop(_CRC, None)
+    if told != _crc(fields):
+        raise ValueError("the checksum is another")
+
+
 @dataclass(frozen=True)
 class Tickets(Generic[T]):
     """The tickets in one folder of a tier."""
@@ -89,6 +118,10 @@ class Tickets(Generic[T]):
     """The word for one of them in messages."""
     parse: Callable[[int, dict[str, Any]], T]
     """Makes one of its number and its document; KeyError and ValueError where that is none."""
+    void: Callable[[int], T]
+    """Makes a released one of its number, in place of one that cannot be read."""
+    unlock_command: str
+    """What a user types before the number of one to unlock it."""
 
     def key(self, number: int) -> str:
         """Where a ticket lies."""
@@ -113,18 +146,34 @@ class Tickets(Generic[T]):
         try:
             fields = parse_json(data, self.what, MAX_TICKET_BYTES)
             check_version(fields.get("format_version"), f"the {self.what}")
+            _check_crc(fields)
             return self.parse(number, fields)
         except (UnsupportedVersion, ConfigError) as error:
             error.tier, error.key = self.store.name, key
             raise
         except (KeyError, ValueError) as error:
+            hint = f"If nobody is at work there: {self.unlock_command} {number} --holder {UNKNOWN}"
             raise FormatError(
-                f"not a {self.what}", tier=self.store.name, key=key, hint="Delete this object"
+                f"not a {self.what}, or a damaged one", tier=self.store.name, key=key, hint=hint
             ) from error
 
     def all(self) -> list[T]:
         """All tickets, ascending."""
         return [ticket for ticket in map(self.read, self.numbers()) if ticket is not None]
+
+    def look(self) -> tuple[list[T], list[int]]:
+        """All tickets, ascending, and the numbers of those that are damaged."""
+        sound, damaged = [], []
+        for number in self.numbers():
+            try:
+                ticket = self.read(number)
+            except UnsupportedVersion:
+                raise
+            except FormatError:
+                damaged.append(number)
+            else:
+                sound += [] if ticket is None else [ticket]
+        return sound, damaged
 
     def take(self, make: Callable[[int, str, list[T]], T]) -> T:
         """Take the next ticket, which `make` builds of its number, its token and all tickets before it.
@@ -154,14 +203,24 @@ class Tickets(Generic[T]):
 
         Args:
             number: of the ticket.
-            held_by: its holder as `holder` names it: proof that the right one was looked at.
+            held_by: its holder as `holder` names it: proof that the right one was looked at. `UNKNOWN` for
+                a ticket that is damaged.
 
         Raises:
             NotFound: no such ticket is held. Locked: its process lives on this machine.
             Conflict: somebody else holds it.
         """
         tier, key = self.store.name, self.key(number)
-        ticket = self.read(number)
+        try:
+            ticket = self.read(number)
+        except UnsupportedVersion:
+            raise
+        except FormatError:
+            if held_by != UNKNOWN:
+                raise
+            void = self.void(number)
+            self.store.write(key, [void.encode()])
+            return void
         if ticket is None or ticket.released:
             hint = "Nothing has to be unlocked"
             raise NotFound(f"no {self.what} {number} is held", tier=tier, key=key, hint=hint)
@@ -206,8 +265,31 @@ class Tickets(Generic[T]):
             )
 
     def _create(self, mine: T) -> None:
+        """Make a ticket that lies there as it was sent.
+
+        Raises:
+            Conflict: its number is taken. Corrupt: other bytes arrive each time; nothing is left.
+        """
+        key, document = self.key(mine.number), mine.encode()
+        self._write_new(mine, document)
+        for _attempt in range(_WRITE_ATTEMPTS):
+            try:
+                if self.store.read(key) == document:
+                    return
+            except FileNotFoundError:  # a higher one came and took it away; the caller looks
+                return
+            self.store.write(key, [document])
+        self.store.delete(key)
+        raise Corrupt(
+            f"a {self.what} was read back with other bytes than were written",
+            tier=self.store.name,
+            key=key,
+            hint="The medium or the path to it is damaged; look at its health",
+        )
+
+    def _write_new(self, mine: T, document: bytes) -> None:
         try:
-            self.store.write(self.key(mine.number), [mine.encode()], if_absent=True)
+            self.store.write(self.key(mine.number), [document], if_absent=True)
         except TieringError as error:
             if not error.retryable:
                 raise

@@ -6,17 +6,17 @@ digest that the manifest names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from tiering.digest import Buffer, Hasher, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import Store
-from tiering.stores.pages import PIECE_BYTES, borrowed
+from tiering.stores.helpers import Helpers
+from tiering.stores.pages import PIECE_BYTES, borrowed, new_buffer
 
-_LARGE_BYTES: Final = 4 << 20
-"""From here on the pages of a new buffer cost more than asking for the length first."""
+_STREAMED: Final = ("file", "block")
+"""Kinds of tiers that are read in order; a request to an object store brings its parts in parallel."""
 
 Outcome = Literal["moved", "skipped"]
 
@@ -35,50 +35,56 @@ def _digest_there(store: Store, key: str, nbytes: int) -> str:
     """Digest of the bytes of `key` as they are read back, without holding all of them."""
     if store.kind == "object":  # its requests cost more than the memory: all at once, in parallel
         return digest(store.read(key))
-    hasher = Hasher()
-    with borrowed(min(nbytes, PIECE_BYTES)) as buffer:
-        for offset in range(0, nbytes, PIECE_BYTES):
-            piece = buffer[: min(PIECE_BYTES, nbytes - offset)]
-            store.read_into(key, offset, piece)
-            hasher.update(piece)
-    return hasher.hexdigest()
+    with borrowed(PIECE_BYTES) as one, borrowed(PIECE_BYTES) as other:
+        return _read_and_digest(store, key, nbytes, [one, other])
 
 
-def read_verified(store: Store, key: str, nbytes: int, expected: str) -> bytearray:
+def read_verified(store: Store, key: str, nbytes: int, expected: str) -> Buffer:
     """All bytes of `key`.
 
     Raises:
         NotFound: it is not there. Corrupt: it has another length or digest.
     """
-    data = store.read(key)
-    if len(data) != nbytes or digest(data) != expected:
-        raise _other_bytes(store, key, len(data), nbytes, expected)
-    return data
-
-
-@contextmanager
-def _fetched(store: Store, key: str, nbytes: int, expected: str) -> Iterator[Buffer]:
-    """Like `read_verified`, but the bytes are there only during the block: a large buffer is used again."""
-    if nbytes < _LARGE_BYTES or store.kind == "object":  # whose parts come in parallel into memory of its own
-        yield read_verified(store, key, nbytes, expected)
-        return
-    found = store.stat(key).nbytes
-    if found != nbytes:
-        raise _other_bytes(store, key, found, nbytes, expected)
-    with borrowed(nbytes) as data:
-        store.read_into(key, 0, data)
-        if digest(data) != expected:
-            raise _other_bytes(store, key, nbytes, nbytes, expected)
-        yield data
-
-
-def _other_bytes(store: Store, key: str, found: int, nbytes: int, expected: str) -> Corrupt:
-    return Corrupt(
+    if store.kind not in _STREAMED or nbytes <= PIECE_BYTES:
+        data = store.read(key)
+        found, name = len(data), digest(data)
+    elif (found := store.stat(key).nbytes) == nbytes:
+        data = new_buffer(nbytes)
+        view = memoryview(data)
+        pieces = [view[start : start + PIECE_BYTES] for start in range(0, nbytes, PIECE_BYTES)]
+        name = _read_and_digest(store, key, nbytes, pieces)
+    if found == nbytes and name == expected:
+        return data
+    raise Corrupt(
         f"{found} bytes read, not the {nbytes} bytes that the manifest names {expected[:12]}",
         tier=store.name,
         key=key,
         hint="'tiering verify' lists all such objects; move the corpus here again from another tier",
     )
+
+
+def _read_and_digest(store: Store, key: str, nbytes: int, buffers: Sequence[memoryview]) -> str:
+    """Digest of `key`, read in pieces into `buffers` in turns: one is hashed while the next is filled."""
+
+    def read(number: int) -> memoryview:
+        offset = number * PIECE_BYTES
+        view = buffers[number % len(buffers)][: nbytes - offset]
+        store.read_into(key, offset, view)
+        return view
+
+    hasher = Hasher()
+    pieces = -(-nbytes // PIECE_BYTES)
+    if pieces <= 1:
+        hasher.update(read(0))
+        return hasher.hexdigest()
+    with Helpers("digest", threads=1) as helpers:
+        reading = helpers.start(read, 0)
+        for following in range(1, pieces + 1):
+            view = reading.result()
+            if following < pieces:
+                reading = helpers.start(read, following)
+            hasher.update(view)
+    return hasher.hexdigest()
 
 
 def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> Outcome:
@@ -97,8 +103,8 @@ def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected:
     """Copy one object from tier to tier; nothing is read from the source when the target has it."""
     if is_verified(target, key, nbytes, expected):
         return "skipped"
-    with _fetched(source, key, nbytes, expected) as data:
-        write_verified(target, key, [data], nbytes, expected)
+    data = memoryview(read_verified(source, key, nbytes, expected)).toreadonly()  # so nobody need copy it
+    write_verified(target, key, [data], nbytes, expected)
     return "moved"
 
 

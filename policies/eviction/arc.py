@@ -26,9 +26,10 @@ class Arc(Algorithm[Item]):
 
     def hit(self, item: Item) -> bool:
         """Return whether the item is resident, and make it the last of those used again."""
+        if item in self._t2.items:
+            self._t2.items.move_to_end(item)
+            return True
         nbytes = self._t1.drop(item)
-        if nbytes is None:
-            nbytes = self._t2.drop(item)
         if nbytes is None:
             return False
         self._t2.append(item, nbytes)

@@ -122,6 +122,18 @@ class Algorithm(Eviction[Item]):
             self._used_bytes += nbytes
         return victims
 
+    def _run(self, items: Sequence[Item], sizes: Sequence[int]) -> tuple[int, int]:
+        hit, make_room, insert = self.hit, self._make_room, self._insert
+        misses = miss_bytes = 0
+        for item, nbytes in zip(items, sizes, strict=True):
+            if not hit(item):
+                misses += 1
+                miss_bytes += nbytes
+                if make_room(item, nbytes) is not None:
+                    insert(item, nbytes)
+                    self._used_bytes += nbytes
+        return misses, miss_bytes
+
     def remove(self, item: Item) -> bool:
         """Forget an item that left for another reason, and return whether it was resident."""
         if item not in self:

@@ -61,26 +61,8 @@ class Belady(Foretold[Item]):
         self._now = now
         return misses, miss_bytes
 
-    def _displace(self, time: int, nbytes: int) -> list[Item] | None:
-        times: list[int] = []
-        used_bytes = self._used_bytes
-        while used_bytes + nbytes > self._capacity_bytes:
-            farthest = self._pop()
-            times.append(farthest)
-            if farthest > time and not self._must_admit:
-                for kept in times:
-                    heappush(self._heap, kept)
-                return None
-            used_bytes -= self._nbytes[self._item(farthest)]
-        self._used_bytes = used_bytes
-        victims = [self._item(farthest) for farthest in times]
-        for victim in victims:
-            del self._nbytes[victim]
-        return victims
-
-    def _evict(self) -> tuple[Item, int]:
-        victim = self._item(self._pop())
-        return victim, self._take(victim)
+    def _yields(self, held: int, time: int, nbytes: int) -> bool:  # noqa: ARG002
+        return held < time
 
     def _push(self, time: int, nbytes: int) -> None:  # noqa: ARG002
         heappush(self._heap, time)
@@ -88,7 +70,6 @@ class Belady(Foretold[Item]):
             self._forget_the_past()
 
     def _pop(self) -> int:
-        """Take the farthest time of a resident item off the heap; there is one."""
         time = heappop(self._heap)
         while not self._is_live(time):
             time = heappop(self._heap)

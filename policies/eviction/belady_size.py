@@ -43,27 +43,8 @@ class BeladySize(Foretold[Item]):
         times = [time for heap in self._heaps.values() for time in heap if self._is_live(time)]
         return (self._item(time) for time in sorted(times, key=lambda time: (-self._cost(time), time)))
 
-    def _displace(self, time: int, nbytes: int) -> list[Item] | None:
-        cost = nbytes * (-time - self._now)
-        times: list[int] = []
-        used_bytes = self._used_bytes
-        while used_bytes + nbytes > self._capacity_bytes:
-            costliest = self._pop()
-            times.append(costliest)
-            if self._cost(costliest) < cost and not self._must_admit:
-                for kept in times:
-                    self._push(kept, self._nbytes[self._item(kept)])
-                return None
-            used_bytes -= self._nbytes[self._item(costliest)]
-        self._used_bytes = used_bytes
-        victims = [self._item(costliest) for costliest in times]
-        for victim in victims:
-            del self._nbytes[victim]
-        return victims
-
-    def _evict(self) -> tuple[Item, int]:
-        victim = self._item(self._pop())
-        return victim, self._take(victim)
+    def _yields(self, held: int, time: int, nbytes: int) -> bool:
+        return self._cost(held) >= nbytes * (-time - self._now)
 
     def _cost(self, time: int) -> int:
         wait = _FOR_EVER if time <= self._never else -time - self._now
@@ -80,7 +61,6 @@ class BeladySize(Foretold[Item]):
             self._most_nodes[size_class] = 2 * len(heap) + _SPARE
 
     def _pop(self) -> int:
-        """Take the costliest time of a resident item off its heap; there is one."""
         costliest, most = -1, -1
         for size_class, heap in self._heaps.items():
             while heap and not self._is_live(heap[0]):

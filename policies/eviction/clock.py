@@ -39,6 +39,8 @@ class Clock(Fifo[Item]):
         use, pop = used.add, queue.popitem
         misses = miss_bytes = 0
         for item, nbytes in zip(items, sizes, strict=True):
+            if item in used:
+                continue
             if item in queue:
                 use(item)
                 continue

@@ -88,13 +88,38 @@ class Foretold(Algorithm[Item]):
     def _take(self, item: Item) -> int:
         return self._nbytes.pop(item)
 
+    def _evict(self) -> tuple[Item, int]:
+        victim = self._item(self._pop())
+        return victim, self._take(victim)
+
+    def _displace(self, time: int, nbytes: int) -> list[Item] | None:
+        """Evict until an item used at `time` fits; None, and no victim, where one is worth more than it."""
+        times: list[int] = []
+        used_bytes = self._used_bytes
+        while used_bytes + nbytes > self._capacity_bytes:
+            times.append(self._pop())
+            if not self._must_admit and not self._yields(times[-1], time, nbytes):
+                for held in times:
+                    self._push(held, self._nbytes[self._item(held)])
+                return None
+            used_bytes -= self._nbytes[self._item(times[-1])]
+        self._used_bytes = used_bytes
+        victims = [self._item(held) for held in times]
+        for victim in victims:
+            del self._nbytes[victim]
+        return victims
+
     @abstractmethod
     def _push(self, time: int, nbytes: int) -> None:
         """Record when a resident item is used next."""
 
     @abstractmethod
-    def _displace(self, time: int, nbytes: int) -> list[Item] | None:
-        """Evict until an item used at `time` fits; None, and no victim, where one is worth more than it."""
+    def _pop(self) -> int:
+        """Take away the time of the resident item that is worth least; there is one."""
+
+    @abstractmethod
+    def _yields(self, held: int, time: int, nbytes: int) -> bool:
+        """Whether the item of one time is worth less than one of so many bytes that is used at `time`."""
 
     def _item(self, time: int) -> Item:
         return self._future[-time % len(self._future)]

@@ -44,12 +44,22 @@ class Lfu(Algorithm[Item]):
             yield from self._by_uses[uses]
 
     def _run(self, items: Sequence[Item], sizes: Sequence[int]) -> tuple[int, int]:
-        uses_of, hit, insert, evict = self._uses, self.hit, self._insert, self._evict
+        uses_of, by_uses, insert, evict = self._uses, self._by_uses, self._insert, self._evict
         capacity_bytes, used_bytes = self._capacity_bytes, self._used_bytes
         misses = miss_bytes = 0
         for item, nbytes in zip(items, sizes, strict=True):
-            if item in uses_of:
-                hit(item)
+            uses = uses_of.get(item)
+            if uses is not None:
+                queue = by_uses[uses]
+                held_bytes = queue.pop(item)
+                uses_of[item] = uses + 1
+                if uses + 1 not in by_uses:
+                    by_uses[uses + 1] = OrderedDict()
+                by_uses[uses + 1][item] = held_bytes
+                if not queue:
+                    del by_uses[uses]
+                    if uses == self._fewest:
+                        self._fewest = uses + 1
                 continue
             misses += 1
             miss_bytes += nbytes

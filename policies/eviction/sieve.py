@@ -50,6 +50,8 @@ class Sieve(Algorithm[Item]):
         capacity_bytes, used_bytes, use = self._capacity_bytes, self._used_bytes, self._used.add
         misses = miss_bytes = 0
         for item, nbytes in zip(items, sizes, strict=True):
+            if item in used:
+                continue
             if item in passed or item in ahead:
                 use(item)
                 continue

@@ -19,13 +19,13 @@ __all__ = ["WTinyLfu"]
 _FIRST_WINDOW_SHARE: Final = 0.01
 _MOST_WINDOW_SHARE: Final = 0.8
 _PROTECTED_SHARE: Final = 0.8
-_SAMPLE: Final = 32
-"""Counts are halved after so many requests for each resident item."""
 _CLEARLY: Final = 1.5
 """So many times as often as another an item must have been used to displace it. Where all are used equally
 often, as when every epoch takes each once, one use more says only whose turn it was."""
 _PERIOD: Final = 10
-"""The window may change after so many."""
+"""The window may change after so many requests for each resident item."""
+_HALVING: Final = 3
+"""Uses are halved after so many periods."""
 _LEAST_PERIOD: Final = 32
 _FIRST_STEP: Final = 0.03
 _STEP_DECAY: Final = 0.98
@@ -46,13 +46,16 @@ class WTinyLfu(Algorithm[Item]):
         self._uses: dict[Item, int] = {}
         self._window_share = _FIRST_WINDOW_SHARE
         self._step = _FIRST_STEP
-        self._counted = self._requests = self._hits = 0
+        self._period = _PERIOD * _LEAST_PERIOD  # in requests
+        self._periods = self._requests = self._hits = 0
         self._last_hit_ratio = 0.0
         self._gone: list[Item] = []  # evicted by a call that could not say so
 
     def hit(self, item: Item) -> bool:
         """Return whether the item is resident, and count the use; a miss is counted too."""
-        self._tick()
+        self._requests += 1
+        if self._requests >= self._period:
+            self._end_period()
         if item in self._window:  # again so soon, which says nothing of later: it is not counted
             self._window.move_to_end(item)
             self._hits += 1
@@ -167,16 +170,15 @@ class WTinyLfu(Algorithm[Item]):
             self._protected_bytes -= demoted_bytes
             self._probation[demoted] = demoted_bytes
 
-    def _tick(self) -> None:
-        """Once a request: halve the counts and move the window's border when it is time."""
-        self._counted += 1
-        self._requests += 1
-        period = max(_LEAST_PERIOD, len(self))
-        if self._counted >= _SAMPLE * period:
-            self._counted = 0
+    def _end_period(self) -> None:
+        self._period = _PERIOD * max(_LEAST_PERIOD, len(self))
+        if self._requests < self._period:  # more items are resident than when it began
+            return
+        self._climb()
+        self._periods += 1
+        if self._periods % _HALVING == 0:
             self._uses = {known: uses // 2 for known, uses in self._uses.items() if uses > 1}
-        if self._requests >= _PERIOD * period:
-            self._climb()
+        self._requests = self._hits = 0
 
     def _climb(self) -> None:
         """Go on in the direction that brought more hits, in smaller and smaller steps; else turn round."""
@@ -190,4 +192,3 @@ class WTinyLfu(Algorithm[Item]):
         self._window_share = min(max(share, _FIRST_WINDOW_SHARE), _MOST_WINDOW_SHARE)
         self._step *= _STEP_DECAY
         self._last_hit_ratio = hit_ratio
-        self._requests = self._hits = 0

@@ -12,15 +12,14 @@ what is being read, which is from one `use` that returned True to the next call 
 
 Sources: P. Cao, E. W. Felten, A. R. Karlin, K. Li, "A study of integrated prefetching and caching
 strategies", SIGMETRICS 1995 (one disk; the four rules); T. Kimbrel, A. R. Karlin, "Near-optimal parallel
-prefetching and caching", SIAM J. Comput. 29, 2000 (several: here the slots, any of which can fetch any
-item).
+prefetching and caching", SIAM J. Comput. 29, 2000 (several: here slots, any of which can fetch any item).
 """
 
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar, Generic
+from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +44,6 @@ class Prefetcher(ABC, Generic[Item]):
     stays, a `Lookahead` adapts; 0 fetches on demand alone. demand_slots: slots that only an item the
     reader waits for may take; None means slots // 8. Raises ValueError for anything else.
     """
-
-    name: ClassVar[str]
 
     def __init__(
         self,
@@ -108,11 +105,9 @@ class Prefetcher(ABC, Generic[Item]):
         )
 
     def use(self, item: Item, now: float) -> bool:
-        """Return True where the item is here, and count this as the next request; False: wait and ask
-        again.
+        """Return True where the item is here, and count this as the next request; else wait and ask again.
 
-        What was used before may be evicted from now on. Raises ValueError where another request was
-        foretold.
+        What was used before may be evicted from now on. Raises ValueError where another request was foretold.
         """
         cursor = self._cursor
         if cursor >= len(self._future) or self._future[cursor] != item:
@@ -247,13 +242,13 @@ class Prefetcher(ABC, Generic[Item]):
         cursor, future, present, lost = self._cursor, self._future, self._present, self._lost
         while lost:
             position = lost[0]
-            if position < cursor or present(future[position]):
-                heapq.heappop(lost)
-            elif self._sizes[position] <= self._most_bytes:
+            if (
+                position >= cursor
+                and not present(future[position])
+                and self._sizes[position] <= self._most_bytes
+            ):
                 return position
-            else:
-                heapq.heappop(lost)
-                self._look_again(self._following[position])
+            heapq.heappop(lost)
         scan = self._scan if self._scan > cursor else cursor
         before, sizes, most_bytes, end = self._before, self._sizes, self._most_bytes, len(future)
         limit = before[cursor] + self._ahead_bytes

@@ -11,7 +11,7 @@ less is fetched again.
 
 import heapq
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ class Integrated(Prefetcher[Item]):
     An item that is not used again leaves before all others. Time O(log n) a request and a fetch.
     """
 
-    name = "integrated"
+    name: ClassVar[str] = "integrated"
 
     def __init__(
         self,

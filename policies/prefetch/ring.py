@@ -3,8 +3,8 @@
 Invariant: ring and cache together are never more than the capacity. What is fetched ahead stays in the
 ring until it has been read; then the cache may take it, or it goes. So the algorithm sees each request
 once, in order, as in `policies.replay`, whatever the timing, and no lookahead makes it fetch more than a
-replay with the cache's part of the capacity counts as misses. The ring has room for
-the lookahead and one item being read, and half of the capacity at most.
+replay with the cache's part of the capacity counts as misses. The ring has room for the lookahead and one
+item being read, and half of the capacity at most.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,10 @@ __all__ = ["Ring"]
 
 
 class Ring(Prefetcher[Item]):
-    """Prefetch into a ring beside `cache`, an empty `Eviction` that has the whole capacity and is resized
-    here.
+    """Prefetch into a ring beside `cache`, an empty `Eviction` with the whole capacity, resized from here.
 
     Victims are named with the next fetch: until then they may stay where they are.
     """
-
-    name = "ring"
 
     def __init__(
         self,
@@ -72,8 +69,7 @@ class Ring(Prefetcher[Item]):
         return self._passed_by(item, cursor)
 
     def _let_go(self, item: Item) -> None:
-        """Offer what was read from the ring to the cache; what it refuses goes, unless it is needed
-        soon."""
+        """Offer what was read to the cache; what it refuses goes, unless the lookahead needs it."""
         nbytes, _ = self._ring[item]
         victims = self._cache.admit(item, nbytes)
         if victims is not None:

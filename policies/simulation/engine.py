@@ -13,11 +13,11 @@ from itertools import pairwise, repeat
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole, whole_list
+from policies.bounds import least_fetched_bytes
+from policies.checks import whole, whole_ids, whole_list
 from policies.eviction import make
 from policies.order import Order
 from policies.prefetch import Integrated, Lookahead, Prefetcher, Ring, bandwidth_delay_bytes
-from policies.simulation.bound import least_fetched_bytes
 from policies.simulation.models import CacheModel, TierModel
 from policies.simulation.outcome import Outcome
 
@@ -42,7 +42,7 @@ def simulate_order(
 
     shard_bytes, compute_seconds: of each shard, or one number for all; seconds are what the reader takes
     for the shard before it asks for the next one. Deterministic. Raises ValueError as `simulate_trace`
-    and `policies.simulate` do.
+    and `policies.simulation.epochs` do.
     """
     shards = len(order.shard_rows)
     sizes = np.array(whole_list("shard_bytes", shard_bytes, shards), dtype=np.int64)
@@ -64,18 +64,12 @@ def simulate_trace(
 ) -> Outcome:
     """Return what the requests `ids`, made in turn, cost from an empty cache on.
 
-    ids: one int a request. sizes: bytes of each request, or one number for all; for "integrated" an item has
-    its largest. compute_seconds: what the
-    reader takes for each before it makes the next one. arrival_seconds: before which it does not make
-    each request, never falling. Deterministic; time O(log n) a request. Raises ValueError for anything
-    else.
+    ids: one int a request. sizes: bytes of each request, or one number for all; for "integrated" an item
+    has its largest. compute_seconds: what the reader takes for each before it makes the next one.
+    arrival_seconds: before which it does not make each request, never falling. Deterministic; time O(log n)
+    a request. Raises ValueError for anything else.
     """
-    requested = np.asarray(ids)
-    if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
-        raise ValueError(
-            f"ids must be a flat sequence of ints, not {requested.dtype} of shape {requested.shape}; "
-            "e.g. ids=[1, 2, 1]"
-        )
+    requested = whole_ids("ids", ids)
     items: list[int] = requested.tolist()
     nbytes = whole_list("sizes", sizes, len(items))
     compute = _seconds("compute_seconds", compute_seconds, len(items))

@@ -38,7 +38,9 @@ def test_read_into_raced_by_overwrites_sees_one_version(
     request: pytest.FixtureRequest, store: Store, nbytes: int
 ) -> None:
     if nbytes > 1 << 20 and "moto" in request.node.callspec.params["store"]:
-        pytest.skip("moto itself shows an object while it is being replaced; Ceph runs this")
+        # moto 5.2.5, s3/models.py: FakeKey.etag seeks and reads the buffer that FakeKey.value reads, without
+        # its lock. Of 240 calls of `value` beside one of `etag` 8 gave no byte of 9 MiB.
+        pytest.skip("moto reads the buffer of a new object in two threads without a lock; Ceph runs this")
     versions = [pattern(nbytes, seed) for seed in range(3)]
     store.write("k", [versions[0]])
     finished = threading.Event()

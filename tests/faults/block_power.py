@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _sqlite3
 import ctypes
+import errno
 import os
 import random
 import threading
@@ -70,6 +71,9 @@ class Recorder:
         self.folder = folder
         self.events: list[Event] = []
         self.operation = ""
+        self.bad = range(0)
+        """Bytes of the volume that the medium refuses to write."""
+
         self._flushes: dict[str, int] = {}
         self._lock = threading.RLock()
         self._kept: list[Any] = []  # what C code points to
@@ -100,6 +104,7 @@ class Recorder:
         try:
             for name, call in names.items():
                 setattr(os, name, _after(real[name], call))
+            os.pwrite = self._refusing(os.pwrite)
             self._kept.append(OPEN(self._opening(OPEN(opened))))
             vfs.open = ctypes.cast(self._kept[-1], PTR).value
             yield
@@ -123,6 +128,15 @@ class Recorder:
     def _ftruncate(self, _: None, fd: int, nbytes: int) -> None:
         if name := self._name(fd):
             self.log("cut", name, nbytes)
+
+    def _refusing(self, real: Callable[..., int]) -> Callable[..., int]:
+        def call(fd: int, data: Any, offset: int) -> int:
+            reached = range(max(offset, self.bad.start), min(offset + len(data), self.bad.stop))
+            if reached and self._name(fd) == VOLUME:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(fd, data, offset)
+
+        return call
 
     def _opening(self, real: Any) -> Callable[..., int]:
         def call(vfs: int, path: bytes | None, file: Any, flags: int, out: int) -> int:
@@ -220,6 +234,7 @@ def violation(folder: Path, files: dict[str, bytes], allowed: list[State], *, lo
         return f"{type(error).__name__}: {error}"
     if found not in allowed:
         return f"holds {sorted(found)}, not one of {[sorted(state) for state in allowed]}"
-    if info.used_bytes != DATA_START + sum(span_of(len(data)) for data in found.values()):
+    used_bytes = DATA_START + info.retired_bytes + sum(span_of(len(data)) for data in found.values())
+    if info.used_bytes != used_bytes:
         return "leaks space"
     return f"{problems}" if problems else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 _TAKE_TERMINAL = """
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else the end of this process kills who tidies up

@@ -13,6 +13,8 @@ import pytest
 
 from tests.faults.block_power import POLICIES, VOLUME, Event, Recorder, State, left_over, violation
 from tiering.stores.block import BlockStore, format_volume
+from tiering.stores.block_index import span_of
+from tiering.stores.pages import PAGE_BYTES
 
 STRIDE = int(os.environ.get("TIERING_POWER_STRIDE", "4"))
 """Cut the power after every write and flush (1), or after every fourth."""
@@ -40,7 +42,7 @@ def disk() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """An opening, writes, overwrites, deletes, reused space, checkpoints and growth."""
+    """An opening, writes, overwrites, deletes, reused space, checkpoints, growth and bad pages."""
     folder = tmp_path_factory.mktemp("recorded")
     path = folder / VOLUME
     format_volume(path, MIB)
@@ -73,8 +75,22 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
                 with recorder.doing("grow"):
                     store.grow(MIB + 65536)
                 states.append(state)
+        recorder.bad = bad_pages(store)
+        with recorder.doing("retire"):
+            store.write("moved", [b"m" * 20_000])
+        states.append({**state, "moved": b"m" * 20_000})
+        assert store.info().retired_bytes == len(recorder.bad)
     store.close()
     return Recording(start, recorder.events, states)
+
+
+def bad_pages(store: BlockStore) -> range:
+    """Two pages in the midst of where the next object of 20,000 bytes would lie."""
+    span = span_of(20_000)
+    offset = store._space.take(span)
+    assert offset
+    store._space.give(offset, span)
+    return range(offset + 2 * PAGE_BYTES, offset + 4 * PAGE_BYTES)
 
 
 def cuts(

@@ -151,8 +151,11 @@ def test_answer_that_is_shorter_than_it_said_is_retryable(relay_of_any: Proxy, p
         store.write("k", [pattern(5000)])
     with opened(ObjectStore, relay_of_any, prefix, DEADLINE_SECONDS) as store:
         relay_of_any.rule = first("GET", faults.wrong_length(7))
+        assert store.read("k") == pattern(5000)  # asked for again
+        relay_of_any.rule = every("GET", faults.wrong_length(7))
         with pytest.raises((Unavailable, DeadlineExceeded)):
             store.read("k")
+        relay_of_any.rule = nothing
         assert store.read("k") == pattern(5000)
 
 

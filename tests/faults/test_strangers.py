@@ -83,7 +83,7 @@ def test_strange_thing_in_place_of_a_shard_is_a_missing_shard(
 
 @pytest.mark.parametrize("dangling", [False, True])
 @pytest.mark.parametrize("what", ["shard", "document", "head", "record", "manifest", "claim"])
-def test_link_in_place_of_an_object_is_refused_and_never_followed(
+def test_link_in_place_of_an_object_is_a_missing_object_and_never_followed(
     zygote: Zygote, place: Path, what: str, dangling: bool
 ) -> None:
     path = object_of(place, what)
@@ -93,11 +93,11 @@ def test_link_in_place_of_an_object_is_refused_and_never_followed(
     path.symlink_to("/nowhere/at/all" if dangling else aside)
     try:
         told = probe(zygote, place)
-        refused = {name for name, outcome in told.items() if outcome == "UsageError"}
-        # Nobody who only reads looks at claims, and nobody who trains at documents.
-        harmless = {"claim": {"verify", "load", "heal"}, "document": {"load", "heal"}}.get(what, set())
-        assert refused == set(told) - harmless
-        assert {told[name] for name in harmless} <= {"whole", "right"}
+        assert told["move"] == "UsageError"  # nothing is written over it
+        opened = {"record": "NotFound", "manifest": "Corrupt"}.get(what)
+        missing = opened or ("missing" if what in ("shard", "document") else "whole")
+        assert (told["verify"], told["heal"]) == (missing, opened or "right")
+        assert told["load"] == (opened or ("Corrupt" if what == "shard" else "right"))
         assert path.is_symlink()
         assert aside.read_bytes() == before
     finally:
@@ -114,6 +114,33 @@ def test_strange_thing_in_place_of_a_document_is_a_typed_error_or_harmless(
     opened = {"record": "NotFound", "manifest": "Corrupt"}.get(what)
     assert told["load"] == (opened or "right")
     assert told["verify"] == (opened or {"document": "missing"}.get(what, "whole"))
+
+
+def put_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize("what", ["shard", "document", "manifest"])
+@pytest.mark.parametrize("put", [put_folder, put_pipe, put_link])
+def test_strange_thing_in_place_of_an_object_is_put_aside_as_it_is_by_a_repair(
+    place: Path, put: Callable[[Path], None], what: str
+) -> None:
+    tier, other = open_tier(place, "tier"), open_tier(place.with_name("other"), "other")
+    corpus = open_corpus(other, NAME)
+    path = object_of(place, what)
+    good = path.read_bytes()
+    put(path)
+    kind = path.lstat().st_mode
+    report = verify(corpus, tier, repair=True, progress=False)
+    assert report.ok
+    assert report.repaired
+    assert path.read_bytes() == good
+    (aside,) = (place / NAME / ".tiering" / "quarantine").iterdir()
+    assert aside.lstat().st_mode == kind
+    if put is put_folder:
+        assert (aside / "inside").read_text() == "something"
+    assert verify(corpus, tier, progress=False).ok
 
 
 def bind(place: Path) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tiering.stores import block_index, block_medium, direct, file
+from tiering.stores import block_index, block_stream, direct, file
 
 CALLS = ("write", "fsync", "fdatasync", "link", "unlink", "rename", "mkdir", "rmdir", "posix_fallocate")
 
@@ -55,7 +55,7 @@ def arm(steps: int, torn: bool) -> None:
 
     def stepping(put: Callable[[int, int, memoryview], None]) -> Callable[[int, int, memoryview], None]:
         def put_step(fd: int, offset: int, view: memoryview) -> None:
-            half = len(view) // 2 // block_medium.PAGE_BYTES * block_medium.PAGE_BYTES
+            half = len(view) // 2 // block_stream.PAGE_BYTES * block_stream.PAGE_BYTES
             wire.step(lambda: put(fd, offset, view[:half]))
             put(fd, offset, view)
 
@@ -75,6 +75,6 @@ def arm(steps: int, torn: bool) -> None:
         setattr(os, name, wire.around(getattr(os, name)))
     os.write, os.open = write_step, open_step  # type: ignore[assignment]
     file._preallocate = wire.around(file._preallocate)
-    for module in (block_medium, direct):
+    for module in (block_stream, direct):
         module._put = stepping(module._put)
     block_index.sqlite3.connect = connect_step  # type: ignore[assignment]

@@ -200,3 +200,10 @@ def test_slots_needed_is_two_windows_a_lane_and_one_for_each_boundary() -> None:
 def test_slots_needed_is_no_more_than_there_are_blocks() -> None:
     order = Order([25, 7], block_rows=10, lanes=4, window_blocks=10**15)
     assert slots_needed(order, 4) == 4 + 3
+
+
+def test_slots_needed_of_a_full_shuffle_are_those_of_every_window_for_itself() -> None:
+    order = Order([64], block_rows=16, mode="full", lanes=4, window_blocks=8)
+    assert slots_needed(order, 4) == 2 * 4 * 4
+    with feed_of(order, RowSlots(order, slots_needed(order, 4)), range(4)) as feed:
+        assert feed.batch(0, 16)["row"].tolist() == expected(order, range(4), 0, 16)

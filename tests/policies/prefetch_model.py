@@ -90,6 +90,7 @@ class Watcher:
 
     def evict(self, victims: list[int]) -> None:
         for victim in victims:
+            assert victim != self.reading
             if victim in self.fresh:
                 self.wasted_bytes += self.held[victim]
             del self.held[victim]

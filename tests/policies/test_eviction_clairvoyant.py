@@ -102,8 +102,7 @@ class Shared:
         number %= len(self.readers)
         reader, left = self.readers[number], self.left[number]
         if not left:
-            reader.leave()
-            self.gone.add(reader)
+            self.leave(number)
             return
         item = left.pop(0)
         if reader.hit(item):
@@ -114,6 +113,10 @@ class Shared:
             assert len(set(victims)) == len(victims)
             self.held = self.held - set(victims) | {item}
         self.check()
+
+    def leave(self, number: int) -> None:
+        self.readers[number].leave()
+        self.gone.add(self.readers[number])
 
     def check(self) -> None:
         assert set(self.cache) == self.held
@@ -152,6 +155,8 @@ def test_merged_keeps_its_capacity_and_its_accounts(
     shared = Shared(capacity, futures, shares)
     for number in turns:
         shared.turn(number)
+    shared.leave(0)
+    shared.check()
     victims = shared.cache.resize(capacity // 2)
     shared.held -= set(victims)
     shared.check()
@@ -280,8 +285,8 @@ def test_merged_of_four_jobs_with_own_seeds_hits_as_often_as_one_that_knows_thei
 
 def test_merged_refuses_shares_that_exceed_the_whole_and_speeds_that_are_none() -> None:
     cache = Merged[int](10)
-    for _ in range(10):
-        cache.join([1], share=0.1)
+    for _ in range(5):
+        cache.join([1], share=0.2)
     with pytest.raises(ValueError, match=r"share must be in \[0, .*\], what other readers left, not 0.1"):
         cache.join([1], share=0.1)
     with pytest.raises(ValueError, match="requests_per_second must be above 0, not 0"):
@@ -307,10 +312,27 @@ def test_merged_reader_follows_its_own_future_alone() -> None:
 
 def test_merged_reader_that_slows_down_makes_what_it_alone_wants_the_next_victim() -> None:
     cache = Merged[str](2)
-    one, other = cache.join([*"aba"]), cache.join([*"xyyx"])
+    one, other = cache.join([*"aba"]), cache.join([*"xyyyx"])
     assert one.run(["a"], [1]) == other.run(["x"], [1]) == (1, 1)
     one.pace(0.01)
     assert (other.hit("y"), other.admit("y", 1)) == (False, ["a"])
+
+
+def test_merged_reader_that_runs_ahead_protects_what_it_needs_soon() -> None:
+    cache = Merged[str](2)
+    one, other = cache.join([*"abnnba"]), cache.join([*"vwxyza"])
+    assert one.run([*"ab"], [1, 1]) == (2, 2)
+    assert other.run([*"vwxyz"], [1] * 5) == (5, 5)
+    assert (one.hit("n"), one.admit("n", 1)) == (False, ["b"])  # it needs a last, and the other needs it next
+
+
+def test_merged_reader_at_its_share_displaces_only_its_own() -> None:
+    cache = Merged[str](2)
+    one = cache.join([*"abab"], share=0.5)
+    other = cache.join(["z", "z"], share=0.5, requests_per_second=0.01)
+    assert one.run(["a"], [1]) == other.run(["z"], [1]) == (1, 1)
+    assert (one.hit("b"), one.admit("b", 1)) == (False, None)
+    assert sorted(cache) == ["a", "z"]
 
 
 def test_parts_are_added_without_rounding() -> None:

@@ -38,9 +38,8 @@ def begun(prefetcher: Prefetcher[int]) -> list[int]:
     st.integers(0, 1 << 20),
     st.booleans(),
 )
-@example(
-    [2, 1, 2, 1, 0, 0, 3, 1], [2, 3, 5, 2, 0, 0, 0, 0], 12, 4, 1000, 0, 85, True
-)  # evicted, and needed soon
+@example([2, 1, 2, 1, 0, 0, 3, 1], [2, 3, 5, 2], 12, 4, 1000, 0, 85, True)  # evicted, and needed soon
+@example([1, 1, 0, 1], [0, 5], 4, 4, 1000, 0, 2370, True)  # passed by, and needed soon
 def test_integrated_keeps_the_four_rules_and_the_capacity(
     future: list[int],
     sizes: list[int],
@@ -181,6 +180,29 @@ def test_ring_shrinks_to_half_of_the_capacity_and_counts_what_was_prefetched_for
     assert (prefetcher.stats.wasted_bytes, prefetcher.stats.used_bytes, prefetcher.cache_bytes) == (1, 1, 1)
 
 
+def test_ring_shrinks_around_what_is_being_read() -> None:
+    prefetcher = ring([1, 2, 1, 3], 6, lookahead=2)
+    for item in (1, 2, 1):
+        while fetched := begun(prefetcher):
+            prefetcher.arrived(fetched[0], 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert sorted(prefetcher.resize(0)) == [2, 3]  # 1 is read from the cache
+    assert prefetcher.stats.used_bytes == 1
+    assert not prefetcher.use(3, 0.0)
+    assert prefetcher.stats.used_bytes == 0
+
+
+def test_ring_shrinks_around_what_the_reader_waits_for() -> None:
+    prefetcher = ring([1, 2], 6, lookahead=0)
+    assert not prefetcher.use(1, 0.0)
+    assert begun(prefetcher) == [1]
+    assert prefetcher.resize(0) == []
+    prefetcher.arrived(1, 0.0)
+    assert prefetcher.use(1, 0.0)
+    assert not prefetcher.use(2, 0.0)
+    assert prefetcher.stats.used_bytes == 0
+
+
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(FUTURE, SIZES, st.sampled_from(NAMES), st.integers(0, 99))
 def test_ring_keeps_within_a_capacity_that_changes(
@@ -212,13 +234,27 @@ def test_ring_gives_the_cache_what_was_read_and_names_victims_with_the_next_fetc
     assert prefetcher.stats.used_bytes == 3 + 0  # 2 and 3 in the cache, 4 in the ring
 
 
-def test_ring_keeps_what_the_cache_refuses_as_long_as_the_lookahead_needs_it() -> None:
-    prefetcher = Ring([1, 2, 1, 3], [2, 1, 2, 1], make("pin", 6), slots=3, lookahead=4)
-    assert (prefetcher.cache_bytes, begun(prefetcher)) == (3, [1, 2])
+def test_ring_fetches_again_what_the_cache_evicted_and_the_lookahead_needs() -> None:
+    prefetcher = ring([1, 2, 3, 4, 1, 5], 4, name="fifo", slots=2, lookahead=100)
+    assert begun(prefetcher) == [1, 2]
     for item in (1, 2):
         prefetcher.arrived(item, 0.0)
-    prefetcher = ring([1, 2, 1, 3], 3, slots=3, lookahead=3)
-    assert (prefetcher.cache_bytes, begun(prefetcher)) == (2, [1])
+        assert prefetcher.use(item, 0.0)
+    for item in (3, 4):  # 1 is in the cache, and 5 has to wait for room
+        assert begun(prefetcher) == [item]
+        prefetcher.arrived(item, 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert prefetcher.start(0.0) == [Fetch(1, 1, [1], demand=False, kept=True)]  # 3 has driven it out
+
+
+def test_ring_keeps_what_the_cache_refuses_as_long_as_the_lookahead_needs_it() -> None:
+    future = [8, 9, 1, 2, 1, 2]  # 8 and 9 fill the cache
+    prefetcher = ring(future, 4, lookahead=100)
+    for item in future:
+        while fetched := begun(prefetcher):
+            prefetcher.arrived(fetched[0], 0.0)
+        assert prefetcher.use(item, 0.0)
+    assert prefetcher.stats.fetches == 4
 
 
 @pytest.mark.parametrize("make_one", [lambda: integrated([1, 2]), lambda: ring([1, 2], 4)])

@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from policies import Order, choose, replay
+from policies import Order, choose, regime, replay
 from policies.bounds import bound, most_hit_bytes
 from policies.eviction import NAMES, ONLINE
 from policies.pace import Pace, lookahead_shards
@@ -80,6 +82,12 @@ def test_choose_pins_by_size_where_that_saves_requests() -> None:
     assert f"the {fitting} smallest shards fit" in choice.reason
     assert smallest.misses < pin.misses
     assert smallest.miss_bytes == pytest.approx(pin.miss_bytes, rel=0.02)
+
+
+def test_choose_pins_by_size_for_a_fifth_more_shards() -> None:
+    choice = choose(readers=[permuting(shard_bytes=range(80, 140))], capacity_bytes=sum(range(80, 140)) // 4)
+    assert choice.policy == "pin-smallest"
+    assert "the 18 smallest shards fit instead of about 14 of any size" in choice.reason
 
 
 def test_choose_does_not_pin_by_size_for_one_short_shard() -> None:
@@ -168,6 +176,17 @@ def test_choose_takes_the_best_online_policy_where_the_future_is_not_known() -> 
     assert choice.gain == pytest.approx((4000 - misses[choice.policy]) / (4000 - misses["pin"]))
 
 
+def test_choose_is_not_misled_by_items_asked_for_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sample that caught one by luck most would hit, of one that did not, few."""
+    monkeypatch.setattr(regime, "_SAMPLE", 5000)
+    ids = np.random.default_rng(4).zipf(1.1, 50_000) % 5000
+    choice = choose(past=Requests(ids, SHARD), capacity_bytes=500 * SHARD)
+    found = re.search(r"most, (0\.\d+) of the bytes, with lru (0\.\d+), in 5,000 of 50,000", choice.reason)
+    assert found
+    for name, ratio in zip((choice.policy, "lru"), found.groups(), strict=True):
+        assert float(ratio) == pytest.approx(replay(name, ids, 1, 500).hits / 50_000, abs=0.05)
+
+
 @pytest.mark.parametrize("past", [[], [1, 2, 3]])
 def test_choose_begins_with_sieve_where_nothing_is_known(past: list[int]) -> None:
     choice = choose(past=Requests(past, SHARD), capacity_bytes=2 * SHARD)
@@ -183,7 +202,7 @@ def test_choose_looks_as_far_ahead_as_the_pace_asks() -> None:
     ahead = lookahead_shards(pace, SHARD)
     assert choose(readers=[permuting()], capacity_bytes=SHARD, pace=pace).lookahead_shards == ahead
     mean = choose(
-        readers=[permuting(shard_bytes=[SHARD - 7] * 30 + [SHARD + 7] * 30)], capacity_bytes=SHARD, pace=pace
+        readers=[permuting(shard_bytes=[SHARD // 2, SHARD * 3 // 2] * 30)], capacity_bytes=SHARD, pace=pace
     )
     assert mean.lookahead_shards == ahead
     assert choose(readers=[dealt()], capacity_bytes=9 * SHARD, pace=pace).lookahead_shards == ahead

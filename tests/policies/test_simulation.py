@@ -49,13 +49,20 @@ def test_simulate_trace_shares_the_link_and_the_slots_between_fetches_ahead() ->
     found = simulate_trace([1, 2, 3], 4, TIER, CacheModel(12, "integrated", 100), compute_seconds=1.0)
     # 1 comes at 3 + 2; 2, begun with it, at 5 + 2; 3, begun at 5, at 8 + 2. Reads begin at 5, 7 and 10.
     assert (found.first_seconds, found.stall_seconds, found.elapsed_seconds) == (5.0, 5.0 + 1.0 + 2.0, 11.0)
-    assert (found.demand_fetches, found.fetches) == (1, 3)
+    assert (found.demand_fetches, found.fetches, found.waits) == (1, 3, 3)
 
 
 def test_simulate_trace_begins_the_next_fetch_while_the_reader_computes() -> None:
     tier = TierModel(2.0, math.inf, slots=1)
-    found = simulate_trace([1, 2, 3], 1, tier, CacheModel(3, "integrated", 100), compute_seconds=3.0)
-    assert found.stall_seconds == 2.0  # 2 comes at 4 and 3 at 6, before they are asked for
+    cache = CacheModel(3, "integrated", 100)
+    found = simulate_trace([1, 2, 3], 1, tier, cache, compute_seconds=[5.0, 1.0, 1.0])
+    assert found.stall_seconds == 2.0  # 2 comes at 4 and 3 at 6, while 1 is computed
+
+
+def test_simulate_trace_lets_what_was_read_leave_for_a_fetch_that_begins_as_the_next_is_read() -> None:
+    tier, cache = TierModel(1.0, math.inf, slots=1), CacheModel(3, "integrated", 100)
+    found = simulate_trace([1, 0, 2, 3, 1], 1, tier, cache, compute_seconds=1.0)
+    assert (found.fetches, found.stall_seconds) == (4, 1.0)  # 3 takes the place of 0, not of 1
 
 
 def test_simulate_trace_makes_no_request_before_it_arrives() -> None:
@@ -205,6 +212,16 @@ def test_bound_is_below_every_policy(ids: list[int], item_bytes: list[int], capa
     found = simulate_trace(ids, sizes, TIER, CacheModel(capacity, name, 0))
     assert found.least_fetched_bytes <= replay(name, ids, sizes, capacity).miss_bytes
     assert found.least_fetched_bytes >= sum(item_bytes[item] for item in set(ids)) * (capacity > 200)
+
+
+def test_bound_counts_a_hit_that_is_bought_in_part() -> None:
+    found = simulate_trace([0, 1, 1, 0], [9, 1, 1, 9], TIER, CacheModel(9, "pin", 0))
+    assert (found.least_fetched_bytes, found.fetched_bytes) == (11, 11)
+
+
+def test_simulate_trace_gives_an_item_its_largest_size_where_prefetch_and_eviction_are_one() -> None:
+    found = simulate_trace([1, 2, 1], [6, 1, 4], TIER, CacheModel(10, "integrated", 0))
+    assert (found.requested_bytes, found.fetched_bytes, found.peak_bytes) == (11, 7, 7)
 
 
 def outcome(stall: float, fetched: int, capacity: int = 1, ahead: int = 1) -> Outcome:

@@ -9,11 +9,11 @@ import pytest
 
 from tests.tiering.corpora import dead, objects, python, wrapped
 from tiering import Tier, process
-from tiering.claim import Claim, claimed
+from tiering.claim import Claim, claimed, claims
 from tiering.digest import Buffer, digest
-from tiering.errors import Conflict, FormatError, Locked, Unavailable, UnsupportedVersion
+from tiering.errors import Conflict, Corrupt, FormatError, Locked, Unavailable, UnsupportedVersion
 from tiering.process import ProcessId
-from tiering.stores.base import ObjectInfo
+from tiering.stores.base import ObjectInfo, Store
 from tiering.stores.wrappers import Wrapper
 
 A, B = digest(b"a"), digest(b"b")
@@ -90,12 +90,51 @@ def test_claim_of_another_machine_keeps_other_intents_out_alone(memory: Tier) ->
     assert len(objects(memory)) == 2
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format_version": 1}', b"\xff" * 9, b"[" * 70_000])
+def flipped() -> bytes:
+    """A claim that is released because one of its bits turned."""
+    return Claim(1, A, elsewhere(), "token").encode().replace(b"false", b"true")
+
+
+BAD_CLAIMS = [b"", b"{", b"[]", b'{"format_version": 1}', b"\xff" * 9, b"[" * 70_000, flipped()]
+
+
+@pytest.mark.parametrize("data", BAD_CLAIMS)
 def test_claim_that_is_none_is_a_format_error_with_its_key(memory: Tier, data: bytes) -> None:
     memory.store.write(f"{FOLDER}/00000001.json", [data])
     with pytest.raises(FormatError, match="00000001") as caught:
         claimed(memory.store, "web", A, shared=False).__enter__()
-    assert caught.value.hint == "Delete this object"
+    assert "tiering unlock web --on memory --claim 1 --holder unknown" in (caught.value.hint or "")
+    with pytest.raises(FormatError):  # only who says that it is unknown whose it is has looked
+        claims(memory.store, "web").unlock(1, "1@machine")
+    claims(memory.store, "web").unlock(1, "unknown")
+    with claimed(memory.store, "web", A, shared=False):
+        assert list(objects(memory)) == [f"{FOLDER}/00000002.json"]
+
+
+class Flipping(Wrapper):
+    """A medium that keeps other bytes than it was given, some times."""
+
+    def __init__(self, inner: Store, times: int) -> None:
+        super().__init__(inner)
+        self.times = times
+
+    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        data = bytearray().join(buffers)
+        if self.times:
+            self.times -= 1
+            data[20] ^= 1
+        return super().write(key, [data], if_absent=if_absent)
+
+
+def test_claim_that_was_flipped_on_its_way_is_written_again(memory: Tier) -> None:
+    with claimed(Flipping(memory.store, 2), "web", A, shared=False) as claim:
+        assert claims(memory.store, "web").all() == [claim]
+
+
+def test_claim_that_is_flipped_each_time_is_corrupt_and_leaves_nothing(memory: Tier) -> None:
+    with pytest.raises(Corrupt, match="claim was read back with other bytes"):
+        claimed(Flipping(memory.store, 99), "web", A, shared=False).__enter__()
+    assert not objects(memory)
 
 
 def test_claim_of_the_future_is_refused_by_name(memory: Tier) -> None:

@@ -26,12 +26,13 @@ from tests.tiering.reader_tools import (
     zero,
 )
 from tiering import Corpus, NodeCache, ingest, open_tier
-from tiering.errors import Corrupt, Unavailable, UsageError
+from tiering.errors import Corrupt, DeadlineExceeded, Unavailable, UsageError
 from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import index_bytes, read_index
 from tiering.layout.zarr_index import encode_index
 from tiering.reader import BlockReader
-from tiering.stores.base import Store
+from tiering.stores.base import Extent, Store
+from tiering.stores.file import FileStore
 from tiering.stores.memory import MemoryStore
 
 
@@ -169,6 +170,35 @@ def test_reader_tells_where_raw_blocks_lie_and_replaces_bad_ones(tmp_path: Path)
     assert again is not None
     assert np.fromfile(again.file.path, np.int64, 16, offset=again.offset).tolist() == rows.tolist()
     assert reader.counts.damaged == [("disk", raw.shard.key)]
+
+
+@pytest.mark.parametrize("silent", ["disk", "all"])
+def test_reader_tells_where_raw_blocks_lie_on_another_tier_while_one_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    reader = BlockReader(stage(tmp_path, "zarr"))
+    locate = FileStore.locate
+
+    def answer(store: FileStore, key: str) -> Extent:
+        if silent in (store.name, "all"):
+            raise DeadlineExceeded("no answer", tier=store.name)
+        return locate(store, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "locate", answer)
+        if silent == "all":
+            with pytest.raises(DeadlineExceeded) as caught:
+                reader.raw_block("row", 0, 1)
+            assert caught.value.tier == "disk"
+        else:
+            raw = reader.raw_block("row", 0, 1)
+            assert raw is not None
+            assert raw.tier == "lake"
+            rows = np.fromfile(raw.file.path, np.int64, raw.nbytes // 8, offset=raw.offset)
+            assert rows.tolist() == list(range(BLOCK_ROWS, 2 * BLOCK_ROWS))
+    own = reader.raw_block("row", 0, 1)
+    assert own is not None
+    assert own.tier == "disk"
 
 
 @pytest.mark.parametrize("kind", ["zstd", "arrow"])

@@ -163,7 +163,9 @@ def test_reservation_that_is_none_is_named(make_tier: Callable[..., Tier], field
     tier.store.write(f"{FOLDER}/00000001.json", [json.dumps({**good, **fields}).encode() if fields else b"{"])
     with pytest.raises(FormatError, match="00000001") as caught:
         usage(tier)
-    assert caught.value.hint == "Delete this object"
+    assert "--on disk --reservation 1 --holder unknown" in (caught.value.hint or "")
+    reservations(tier.store).unlock(1, "unknown")
+    assert [one.released for one in reservations(tier.store).all()] == [True]
 
 
 def test_usage_above_high_water_says_what_must_go(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from tests.conformance.patterns import pattern
 from tests.tiering.corpora import flip
 from tiering import Tier
 from tiering.digest import Buffer, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import ObjectInfo
+from tiering.stores.file import FileStore
+from tiering.stores.pages import PIECE_BYTES
 from tiering.stores.wrappers import Wrapper
 from tiering.transfer import copy_verified, is_verified, put_verified, read_verified
 
@@ -73,3 +78,37 @@ def test_copy_of_a_damaged_or_missing_source_writes_nothing(memory: Tier, lake: 
     with pytest.raises(NotFound, match="lake"):
         copy_verified(lake.store, memory.store, "none", len(DATA), NAME)
     assert list(memory.store.list()) == []
+
+
+LARGE = pattern(2 * PIECE_BYTES + 5)
+
+
+def test_large_object_is_verified_piece_by_piece(tmp_path: Path) -> None:
+    source, target = FileStore("source", tmp_path / "a"), FileStore("target", tmp_path / "b")
+    source.write("k", [LARGE])
+    assert copy_verified(source, target, "k", len(LARGE), digest(LARGE)) == "moved"
+    assert read_verified(target, "k", len(LARGE), digest(LARGE)) == LARGE
+    for place in (0, PIECE_BYTES, 2 * PIECE_BYTES + 4):
+        target.write("k", [LARGE[:place], bytes([LARGE[place] ^ 1]), LARGE[place + 1 :]])
+        assert not is_verified(target, "k", len(LARGE), digest(LARGE))
+        with pytest.raises(Corrupt, match=f"{len(LARGE)} bytes read, not the {len(LARGE)} bytes"):
+            read_verified(target, "k", len(LARGE), digest(LARGE))
+    target.write("k", [LARGE[:-1]])
+    with pytest.raises(Corrupt, match=f"{len(LARGE) - 1} bytes read"):
+        read_verified(target, "k", len(LARGE), digest(LARGE))
+    with pytest.raises(NotFound):
+        read_verified(target, "none", len(LARGE), digest(LARGE))
+
+
+def test_large_object_that_is_cut_off_while_it_is_read_is_corrupt(tmp_path: Path) -> None:
+    class Shrinking(Wrapper):
+        def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+            if offset:
+                os.truncate(tmp_path / "k", PIECE_BYTES)
+            super().read_into(key, offset, buffer)
+
+    store = Shrinking(FileStore("file", tmp_path))
+    store.write("k", [LARGE])
+    with pytest.raises(Corrupt) as caught:
+        read_verified(store, "k", len(LARGE), digest(LARGE))
+    assert (caught.value.tier, caught.value.key) == ("file", "k")

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from tiering.cli.session import Session
 from tiering.jobs.lock import job_lock
-from tiering.jobs.run import JobResult, run_jobs
+from tiering.jobs.result import JobResult
+from tiering.jobs.run import run_jobs
 from tiering.jobs.spec import load_jobs
 
 PARTIAL: Final = 3
@@ -30,8 +31,9 @@ def run_command(
 ) -> None:
     """Run the jobs of a file, one after the other; made for cron and systemd timers.
 
-    A job is of the kind [bold]stage[/bold] (copy towards the GPU) or [bold]demote[/bold] (copy away from it,
-    then give up the source's copy). Exit codes: 0 all done, 1 all failed, 3 some failed, 11 already running.
+    A job is of the kind [bold]stage[/bold] (copy towards the GPU), [bold]demote[/bold] (copy away from it,
+    then give up the source's copy) or [bold]lifecycle[/bold] (what its rules say of all corpora).
+    Exit codes: 0 all done, 1 all failed, 3 some failed, 11 already running.
     """
     session = Session.of(context)
     with job_lock(file), session.client() as client:
@@ -42,7 +44,7 @@ def run_command(
                 client,
                 dry_run=dry_run,
                 progress=session.progress,
-                announce=lambda plan: session.say(escape(str(plan))),
+                announce=lambda text: session.say(escape(text)),
             )
         )
     table = Table("job", "status", "shards moved", "were there", "bytes", "freed", "dollars")

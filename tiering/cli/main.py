@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from tiering import __version__
-from tiering.cli import block, corpora, doctor, encryption, jobs, upkeep, verify
+from tiering.cli import block, corpora, doctor, encryption, jobs, simulate, upkeep, verify
 from tiering.cli.session import make_session
 from tiering.errors import TieringError
 from tiering.tier import close_stores
@@ -54,6 +54,7 @@ verify.register(app)
 doctor.register(app)
 encryption.register(app)
 jobs.register(app)
+simulate.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -22,7 +22,7 @@ from tiering.forget import forget
 from tiering.gc import gc
 from tiering.reservation import reservations, unlock_reservations
 from tiering.room import usage
-from tiering.tickets import holder
+from tiering.tickets import UNKNOWN, holder
 from tiering.tier import Tier
 
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -168,8 +168,10 @@ def unlock_command(
     """
     session = Session.of(context)
     store = session.source(tier).store
-    held = [one for one in claims(store, name).all() if one.counts]
-    room = [one for one in reservations(store).all() if one.counts and one.corpus == name]
+    sound_claims, damaged_claims = claims(store, name).look()
+    sound_room, damaged_room = reservations(store).look()
+    held = [one for one in sound_claims if one.counts]
+    room = [one for one in sound_room if one.counts and one.corpus == name]
     if (claim is None) == (reservation is None):
         if claim is not None:
             raise UsageError("both a claim and a reservation are named", hint="Release one after the other")
@@ -179,13 +181,18 @@ def unlock_command(
                 {"reservation": o.number, "holder": holder(o.owner), "bytes": o.nbytes} for o in room
             ],
         }
+        shown["claims"] += [{"claim": number, "holder": UNKNOWN} for number in damaged_claims]
+        shown["reservations"] += [{"reservation": number, "holder": UNKNOWN} for number in damaged_room]
         text = [f"claim {o.number}: being {o.purpose} by {holder(o.owner)}" for o in held]
+        text += [f"claim {number}: damaged, by {UNKNOWN}" for number in damaged_claims]
+        text += [f"reservation {number}: damaged, by {UNKNOWN}" for number in damaged_room]
         text += [f"reservation {o.number}: {format_bytes(o.nbytes)} by {holder(o.owner)}" for o in room]
         session.result({"ok": True, **shown}, "\n".join(text) or f"Nobody holds {escape(name)}")
         return
     if held_by is None:
         told = [holder(one.owner) for one in held if one.number == claim]
         told += [holder(one.owner) for one in room if one.number == reservation]
+        told += [UNKNOWN] * ((claim in damaged_claims) or (reservation in damaged_room))
         held_by = _ask(f"Held by {', '.join(told) or 'nobody'}. Type who it is to release it")
     if claim is not None:
         owner = claims(store, name).unlock(claim, held_by).owner

@@ -7,57 +7,41 @@ on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from distributed import Client
 
 from tiering.corpus import open_corpus
 from tiering.errors import NotFound, TieringError
-from tiering.jobs.spec import Job
-from tiering.plan import MovePlan, plan_move
+from tiering.jobs.lifecycle import run_lifecycle
+from tiering.jobs.result import JobResult, Status
+from tiering.jobs.spec import Job, LifecycleJob
+from tiering.plan import plan_move
 from tiering.release import release
-
-Status = Literal["planned", "done", "nothing to do", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """What became of one job."""
-
-    job: str
-    status: Status
-    moved: int = 0
-    skipped: int = 0
-    nbytes: int = 0
-    """Bytes copied, or to be copied."""
-    freed_bytes: int = 0
-    """Bytes given back on the source, by demote."""
-    dollars: float = 0.0
-    """Planned cost."""
-    error: TieringError | None = None
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Job | LifecycleJob],
     client: Client | None = None,
     *,
     dry_run: bool = False,
     progress: bool | None = None,
-    announce: Callable[[MovePlan], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Iterator[JobResult]:
-    """Run the jobs in their order; yields each result as it is known.
+    """Run the jobs in their order; yields each result as it is known, of a lifecycle job one for each action.
 
     Args:
         jobs: from `tiering.jobs.spec.load_jobs`.
         client: Dask client.
         dry_run: plan everything, change nothing.
         progress: show progress bars.
-        announce: called with each plan before it runs.
+        announce: called with each plan before it runs, and with why rules act as they do in a dry run.
     """
     for job in jobs:
         try:
-            yield _run(job, client, dry_run, progress, announce)
+            if isinstance(job, LifecycleJob):
+                yield from run_lifecycle(job, client, dry_run=dry_run, progress=progress, announce=announce)
+            else:
+                yield _run(job, client, dry_run, progress, announce)
         except TieringError as error:
             yield JobResult(job.name, "failed", error=error)
 
@@ -67,7 +51,7 @@ def _run(
     client: Client | None,
     dry_run: bool,
     progress: bool | None,
-    announce: Callable[[MovePlan], None] | None,
+    announce: Callable[[str], None] | None,
 ) -> JobResult:
     try:
         corpus = open_corpus(job.source, job.corpus, job.version)
@@ -81,7 +65,7 @@ def _run(
         return JobResult(job.name, "done" if freed else "nothing to do", freed_bytes=freed)
     plan = plan_move(corpus, job.target)
     if announce is not None:
-        announce(plan)
+        announce(str(plan))
     if dry_run:
         freed = corpus.nbytes if job.kind == "demote" else 0
         return JobResult(

@@ -24,6 +24,18 @@ Example::
     from = "disk"
     to = "lake"
     min_copies = 1          # verified copies that must remain elsewhere
+
+    [[jobs]]
+    name = "nightly"
+    kind = "lifecycle"      # what the rules say, over all corpora on these tiers
+    tiers = ["lake", "disk"]
+
+        [[jobs.rules]]
+        name = "cool down"
+        action = "move"
+        tier = "disk"
+        to = "lake"
+        idle_for = "30d"
 """
 
 from __future__ import annotations
@@ -33,13 +45,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from policies.lifecycle import Rules, load_rules
 from tiering.config import Config, Table, read_tiers, read_toml
 from tiering.errors import ConfigError
 from tiering.keys import validate_name
 from tiering.tier import Tier
 
-Kind = Literal["stage", "demote"]
-KINDS: Final[tuple[Kind, ...]] = ("stage", "demote")
+Kind = Literal["stage", "demote", "lifecycle"]
+KINDS: Final[tuple[Kind, ...]] = ("stage", "demote", "lifecycle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,16 @@ class Job:
     """Demote: verified copies that must remain elsewhere."""
 
 
-def load_jobs(path: Path, config: Config) -> list[Job]:
+@dataclass(frozen=True, slots=True)
+class LifecycleJob:
+    """Rules over all corpora on some tiers."""
+
+    name: str
+    rules: Rules
+    tiers: tuple[Tier, ...]
+
+
+def load_jobs(path: Path, config: Config) -> list[Job | LifecycleJob]:
     """Read a job file; its own ``[tiers]`` come before those of the configuration.
 
     Raises:
@@ -77,11 +99,13 @@ def load_jobs(path: Path, config: Config) -> list[Job]:
     return jobs
 
 
-def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job:
+def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job | LifecycleJob:
     table = Table(entry, where)
     kind = table.require("kind", str, "'stage'")
     if kind not in KINDS:
         raise ConfigError(f"{where}.kind = {kind!r} is not known", hint=f"Kinds: {', '.join(KINDS)}")
+    if kind == "lifecycle":
+        return _read_lifecycle(table, tiers)
     corpus = validate_name(table.require("corpus", str, "'web-text'"))
     job = Job(
         name=table.get("name", str, "'morning'", f"{kind} {corpus}"),
@@ -98,3 +122,25 @@ def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job:
     if job.source.url == job.target.url:
         raise ConfigError(f"{where} moves from tier {job.source.name!r} to itself", hint="Name two tiers")
     return job
+
+
+def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
+    names = table.get("tiers", list, "['lake', 'disk']", list(tiers.tiers))
+    if not names or not all(isinstance(name, str) for name in names):
+        hint = "Example: tiers = ['lake', 'disk']"
+        raise ConfigError(f"{table.where}.tiers = {names!r} is not a list of names", hint=hint)
+    rules = table.get("rules", list, f"[[{table.where.split('[')[0]}.rules]]", [])
+    min_copies = table.get("min_copies", int, "1", 1)
+    name = table.get("name", str, "'nightly'", "lifecycle")
+    table.finish()
+    places = tuple(tiers.tier(name) for name in names)
+    try:
+        loaded = load_rules(
+            rules, [tier.name for tier in places], min_copies=min_copies, where=f"{table.where}.rules"
+        )
+    except ValueError as error:
+        message, _, example = str(error).rpartition("; e.g. ")
+        if table.where not in message:
+            message = f"{table.where}: {message}"
+        raise ConfigError(message, hint=f"Example: {example}") from None
+    return LifecycleJob(name, loaded, places)

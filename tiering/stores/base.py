@@ -45,6 +45,7 @@ from typing import ClassVar, Self
 
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, UsageError
+from tiering.stores.pages import new_buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
-        """Make `key` hold the concatenation of `buffers`.
+        """Make `key` hold the concatenation of `buffers`, which nobody changes until the call returns.
 
         With `if_absent`, exactly one of any number of racing writers succeeds; the others get `Conflict`.
         """
@@ -107,9 +108,9 @@ class Store(ABC):
     def stat(self, key: str) -> ObjectInfo:
         """Size and etag of `key`."""
 
-    def read(self, key: str) -> bytearray:
-        """All bytes of `key`."""
-        buffer = bytearray(self.stat(key).nbytes)
+    def read(self, key: str) -> Buffer:
+        """All bytes of `key`, in memory that is the caller's alone for as long as anything refers to it."""
+        buffer = new_buffer(self.stat(key).nbytes)
         if buffer:
             self.read_into(key, 0, memoryview(buffer))
         return buffer
@@ -126,6 +127,14 @@ class Store(ABC):
         """Where the bytes of `key` lie in a file or device here; None where they have no address."""
         self.stat(key)
         return None
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        """Rename what lies in the place of `key` and is no object, such as a link or a folder, to `aside`.
+
+        Nothing is followed, and nothing that is an object is touched. Returns whether there was such a thing,
+        which only file systems have.
+        """
+        return False
 
     def sweep(self, prefix: str = "") -> int:
         """Give back the room of writes below the folder `prefix` whose writer was killed; returns how many.

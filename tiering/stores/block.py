@@ -3,10 +3,10 @@
 Invariant: what the index says and what a scan of the volume says differ at most by operations that have not
 returned, and either answer is old or new, whole. The order that keeps it so:
 
-- write: doom the new extent in the index; data, flush; header, flush; one commit that publishes the new
-  extent and dooms the old one. A kill before that commit leaves a doomed header; the next opening publishes
-  it where it is whole, as a scan would, else zeroes it. The old header goes before `write` returns, so that
-  a scan never prefers it later.
+- write: doom the new extent in the index and, at the same time, data, flush; then header, flush; one commit
+  that publishes the new extent and dooms the old one. A kill before that commit leaves a doomed header; the
+  next opening publishes it where it is whole, as a scan would, else zeroes it. The old header goes before
+  `write` returns, so that a scan never prefers it later.
 - delete: one commit that dooms the extent, then its header is zeroed and flushed, then `delete` returns. The
   other way round a kill between the two would leave an object in the index that a scan knows nothing of.
 - space is free again only when its header is durably zero, a commit has said so, and its readers have let go.
@@ -30,7 +30,7 @@ from tiering.stores.block_format import VolumeInfo, enlarge, format_volume, volu
 from tiering.stores.block_index import Entry
 from tiering.stores.block_layout import intact, pack_header
 from tiering.stores.block_volume import BadPagesError, Volume
-from tiering.stores.pages import uninitialised_bytes
+from tiering.stores.pages import new_buffer
 
 __all__ = ["BlockStore", "Problem", "VolumeInfo", "format_volume"]
 
@@ -47,12 +47,16 @@ class BlockStore(Volume, Store):
     kind: ClassVar[str] = "block"
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
-        with self._typed(key), self.pinned(key) as entry:
-            self._read_entry(entry, offset, buffer)
+        with self._typed(key):
+            entry = self._pin(key)
+            try:
+                self._read_entry(entry, offset, buffer)
+            finally:
+                self._unpin(entry)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         with self._typed(key), self.pinned(key) as entry:  # one pin: an overwrite must not mix two objects
-            buffer = uninitialised_bytes(entry.nbytes)
+            buffer = new_buffer(entry.nbytes)
             self._read_entry(entry, 0, memoryview(buffer))
             return buffer
 

@@ -18,11 +18,11 @@ from uuid import uuid4
 from tiering.errors import Conflict, NotFound, UsageError
 from tiering.stores.block_index import BlockIndex, sync_folder
 from tiering.stores.block_layout import DATA_START, MIN_BYTES, VOLUME_MAGIC, Superblock
-from tiering.stores.block_medium import BOUNCE_BYTES, Medium, typed_errors
+from tiering.stores.block_medium import Medium, typed_errors
 from tiering.stores.block_space import FreeSpace
-from tiering.stores.pages import PAGE_BYTES
+from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES
 
-_ZEROS: Final = bytes(BOUNCE_BYTES)
+_ZEROS: Final = bytes(PIECE_BYTES)
 _SIGNATURE_BYTES: Final = 1 << 20
 _SIGNATURES: Final = (
     (0, VOLUME_MAGIC, "a block volume of this engine"),
@@ -192,7 +192,7 @@ def _usable_bytes(path: Path, nbytes: int) -> int:
 
 
 def _zero(medium: Medium, start: int, stop: int) -> None:
-    for offset in range(start, stop, BOUNCE_BYTES):
+    for offset in range(start, stop, PIECE_BYTES):
         medium.write(offset, [memoryview(_ZEROS)[: stop - offset]])
 
 

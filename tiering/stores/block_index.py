@@ -23,6 +23,7 @@ from tiering.stores.pages import PAGE_BYTES, round_up
 
 _APPLICATION_ID: Final = 0x43545842  # "CTXB", in the header of the database file
 _VERSION: Final = 1
+_RECENT: Final = 4096
 _TABLES: Final = [
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE extents (key TEXT PRIMARY KEY, offset INTEGER NOT NULL, nbytes INTEGER NOT NULL,"
@@ -87,6 +88,8 @@ class BlockIndex:
         self.commits = 0
         """Durable transactions in the life of this database: an earlier state of it has fewer."""
 
+        self._recent: dict[str, Entry] = {}  # rows of the last state that was committed
+
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the index for one writer, or make an empty one; one that is damaged is replaced.
@@ -147,7 +150,14 @@ class BlockIndex:
 
     def get(self, key: str) -> Entry | None:
         """The entry of `key`."""
-        return next(iter(self._entries("WHERE key = ?", key)), None)
+        if found := self._recent.get(key):
+            return found
+        for entry in self._entries("WHERE key = ?", key):
+            if len(self._recent) >= _RECENT:
+                self._recent.clear()
+            self._recent[key] = entry
+            return entry
+        return None
 
     def below(self, prefix: str) -> list[Entry]:
         """Entries below the folder `prefix` (all, for ``""``) in the order of their UTF-8 bytes."""
@@ -185,6 +195,7 @@ class BlockIndex:
 
     def publish(self, entry: Entry, old: Entry | None) -> None:
         """Let `entry` count and doom the `old` one of its key."""
+        self._recent.pop(entry.key, None)
         with self._transaction() as db:
             db.execute("DELETE FROM doomed WHERE offset = ?", (entry.offset,))
             if old:
@@ -194,6 +205,7 @@ class BlockIndex:
 
     def withdraw(self, entry: Entry) -> None:
         """Doom `entry`."""
+        self._recent.pop(entry.key, None)
         with self._transaction() as db:
             db.execute("DELETE FROM extents WHERE key = ?", (entry.key,))
             self._doom(db, Doomed(entry.offset, entry.span))
@@ -205,6 +217,7 @@ class BlockIndex:
 
     def replace(self, entries: Iterable[Entry], doomed: Iterable[Entry], token: str) -> None:
         """Hold exactly these, whatever was here before."""
+        self._recent.clear()
         with self._transaction() as db:
             for table in ("extents", "doomed"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of two literals
@@ -219,6 +232,7 @@ class BlockIndex:
         if self._connection:
             self._connection.close()
         self._connection = None
+        self._recent.clear()
 
     @classmethod
     def _open(cls, path: Path) -> Self:

@@ -20,8 +20,8 @@ from tiering.digest import CRC_BYTES, Hasher, crc32c
 from tiering.errors import Corrupt, FormatError, UnsupportedVersion
 from tiering.keys import validate
 from tiering.stores.block_index import Entry, span_of
-from tiering.stores.block_medium import BOUNCE_BYTES, Medium
-from tiering.stores.pages import PAGE_BYTES
+from tiering.stores.block_medium import Medium
+from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, borrowed
 
 VERSION: Final = 1
 SUPERBLOCKS: Final = (0, PAGE_BYTES)
@@ -199,8 +199,8 @@ def parse_header(page: memoryview, superblock: Superblock, offset: int) -> Entry
 def data_digest(medium: Medium, entry: Entry) -> str:
     """BLAKE3 digest of the data that lie in the extent of `entry` now."""
     hasher = Hasher()
-    with medium.bounce() as bounce:
-        for done in range(0, entry.nbytes, BOUNCE_BYTES):
+    with borrowed(PIECE_BYTES) as bounce:
+        for done in range(0, entry.nbytes, PIECE_BYTES):
             view = bounce[: entry.nbytes - done]
             medium.read(entry.data_offset + done, view)
             hasher.update(view)
@@ -268,7 +268,7 @@ def intact(medium: Medium, entry: Entry) -> bool:
 def _headers(medium: Medium, superblock: Superblock, unreadable: list[int]) -> Iterator[Entry]:
     """Every header in ascending order. Data of an extent are skipped: they may hold anything."""
     start = DATA_START
-    with medium.bounce() as window:
+    with borrowed(PIECE_BYTES) as window:
         while start < superblock.nbytes:
             view = window[: superblock.nbytes - start]
             bad = _read_what_goes(medium, start, view)

@@ -16,18 +16,23 @@ import stat
 import struct
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final, NoReturn
 
-import numpy as np
-
-from tiering.digest import Buffer, Hasher
+from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Corrupt, Locked, NotFound, TieringError, Unavailable, UsageError
-from tiering.stores.pages import PAGE_BYTES, address_of, aligned_buffer, round_up
+from tiering.stores.block_stream import placed, write_hashed
+from tiering.stores.helpers import Helpers
+from tiering.stores.pages import (
+    PAGE_BYTES,
+    PIECE_BYTES,
+    address_of,
+    aligned_buffer,
+    borrowed,
+    copy,
+    round_up,
+)
 
-BOUNCE_BYTES: Final = 8 << 20
-_KEPT_BOUNCES: Final = 4
 _PROBE_BYTES: Final = 1 << 20
 _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size of a block device
 
@@ -47,12 +52,11 @@ class Medium:
         self.path = path
         self.broken = False
         """A flush failed: what was written since the last good one may be lost."""
-        self._bounces: list[memoryview] = []
         self._state = threading.Condition()
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
-        self._writers = ThreadPoolExecutor(thread_name_prefix="block-write")
+        self.helpers = Helpers("block")
         with typed_errors(tier, None, path):
             self.is_device = _is_device(path, tier)
             if not self.is_device:
@@ -81,41 +85,18 @@ class Medium:
             self._fill(fd, offset, buffer[:done])
             if done == buffer.nbytes:
                 return
-            with self.bounce() as bounce:
+            with borrowed(PIECE_BYTES) as bounce:
                 while done < buffer.nbytes:
                     skip = (offset + done) % PAGE_BYTES
-                    take = min(buffer.nbytes - done, BOUNCE_BYTES - skip)
+                    take = min(buffer.nbytes - done, PIECE_BYTES - skip)
                     self._fill(fd, offset + done - skip, bounce[: round_up(skip + take)])
-                    _copy(buffer[done : done + take], bounce[skip : skip + take])
+                    copy(buffer[done : done + take], bounce[skip : skip + take])
                     done += take
 
     def write(self, offset: int, buffers: Iterable[Buffer]) -> str:
-        """Write the concatenation of `buffers` from page `offset` on, the last page padded with zeros.
-
-        Returns the BLAKE3 digest of exactly the bytes handed to the medium, even when another thread changes
-        `buffers` meanwhile. Durable only after `flush`.
-        """
-        hasher = Hasher()
-        pending: Future[None] | None = None
-        with self._using() as fd, contextlib.ExitStack() as bounces:
-            # Two buffers: one is filled and hashed while the medium takes the other.
-            pair = [bounces.enter_context(self.bounce())]
-            try:
-                for view, last in _filled(buffers, pair, hasher):
-                    if pending:
-                        pending.result()
-                    if last and not pending:
-                        _put(fd, offset, view)
-                    else:
-                        if len(pair) == 1:
-                            pair.append(bounces.enter_context(self.bounce()))
-                        pending = self._writers.submit(_put, fd, offset, view)
-                    offset += view.nbytes
-                if pending:
-                    pending.result()
-            finally:
-                wait([pending] if pending else [])
-        return hasher.hexdigest()
+        """Like `write_hashed`; durable only after `flush`."""
+        with self._using() as fd:
+            return write_hashed(self.helpers, fd, offset, buffers)
 
     def bad_runs(self, offset: int, nbytes: int) -> list[tuple[int, int]]:
         """Zero ``[offset, offset + nbytes)`` and return the (offset, length) runs of pages that refuse it."""
@@ -161,17 +142,6 @@ class Medium:
                 self.broken = True
                 raise
 
-    @contextlib.contextmanager
-    def bounce(self) -> Iterator[memoryview]:
-        """Borrow an aligned buffer of `BOUNCE_BYTES`."""
-        try:
-            view = self._bounces.pop()
-        except IndexError:  # more threads than ever before
-            view = aligned_buffer(BOUNCE_BYTES)
-        yield view
-        if len(self._bounces) < _KEPT_BOUNCES:
-            self._bounces.append(view)
-
     def stop(self) -> None:
         """Refuse new reads and writes and wait for those in flight; the lock is kept."""
         with self._state:
@@ -181,7 +151,7 @@ class Medium:
     def close(self) -> None:
         """Give the lock back. Idempotent."""
         self.stop()
-        self._writers.shutdown()
+        self.helpers.close()
         with self._state:
             if self._fd >= 0:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
@@ -200,7 +170,8 @@ class Medium:
         finally:
             with self._state:
                 self._in_use -= 1
-                self._state.notify_all()
+                if not self._in_use:
+                    self._state.notify_all()
 
     def _fill(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
@@ -208,7 +179,7 @@ class Medium:
             try:
                 got = os.preadv(fd, [view[done:]], offset + done)
             except OSError as error:
-                raise _placed(error, "reading", offset + done, view.nbytes - done) from error
+                raise placed(error, "reading", offset + done, view.nbytes - done) from error
             if got == 0 or (self.direct and got % PAGE_BYTES):
                 raise Corrupt(f"{self.path} ends at byte {offset + done + got}", tier=self.tier)
             done += got
@@ -317,47 +288,3 @@ def _refuse_attached(path: Path, tier: str | None) -> None:
             if Path(backing.read_text().rstrip("\n")).samefile(path):
                 hint = f"Use the device, or detach it: losetup -d /dev/{backing.parts[3]}"
                 raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
-
-
-def _copy(target: memoryview, source: memoryview) -> None:
-    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))  # without the GIL
-
-
-def _filled(
-    buffers: Iterable[Buffer], bounces: list[memoryview], hasher: Hasher
-) -> Iterator[tuple[memoryview, bool]]:
-    """The concatenation of `buffers` in turns through `bounces`, in whole pages, and whether it was the last.
-
-    `bounces` may grow while it is iterated. A full one is only the last when nothing follows.
-    """
-    turn, filled = 0, 0
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        while view.nbytes:
-            if filled == BOUNCE_BYTES:
-                hasher.update(bounces[turn])
-                yield bounces[turn], False
-                turn, filled = (turn + 1) % len(bounces), 0
-            take = min(view.nbytes, BOUNCE_BYTES - filled)
-            _copy(bounces[turn][filled : filled + take], view[:take])
-            view, filled = view[take:], filled + take
-    if filled:
-        hasher.update(bounces[turn][:filled])
-        end = round_up(filled)
-        bounces[turn][filled:end] = bytes(end - filled)
-        yield bounces[turn][:end], True
-
-
-def _put(fd: int, offset: int, view: memoryview) -> None:
-    while view.nbytes:
-        try:
-            put = os.pwrite(fd, view, offset)
-        except OSError as error:
-            raise _placed(error, "writing", offset, view.nbytes) from error
-        view, offset = view[put:], offset + put
-
-
-def _placed(error: OSError, doing: str, offset: int, nbytes: int) -> OSError:
-    """The error, saying also which bytes it is about."""
-    where = f"{error.strerror} {doing} {nbytes} bytes from byte {offset} on"
-    return OSError(error.errno, where, error.filename)

@@ -153,9 +153,11 @@ class Volume:
         with self._lock:
             generation = self._next_generation()
             offset = self._take(key, nbytes)
+        dooming = self._medium.helpers.start(self._doom, offset, span_of(nbytes))
         try:
             digest = self._medium.write(offset + PAGE_BYTES, views)
             self._medium.flush()
+            dooming.result()  # a header that is not doomed yet must not be there
             entry = Entry(key, offset, nbytes, generation, digest)
             self._medium.write(offset, [pack_header(self.superblock.volume, entry)])
             self._flush_marked()
@@ -163,6 +165,10 @@ class Volume:
                 old = self._index.get(key)
                 self._index.publish(entry, old)
         except BaseException as error:
+            if failure := dooming.exception():
+                with self._lock:
+                    self._space.give(offset, span_of(nbytes))  # nothing lies there that would count
+                raise failure from None
             if _is_bad_pages(error) and not (self._medium.broken or self._index.broken):
                 self._give_up(offset, span_of(nbytes))
                 raise BadPagesError(*error.args) from error
@@ -179,7 +185,7 @@ class Volume:
         self._medium.flush()
 
     def _take(self, key: str, nbytes: int) -> int:
-        """Offset of a doomed extent for an object of `nbytes`."""
+        """Offset of a free extent for an object of `nbytes`, free no longer."""
         span = span_of(nbytes)
         offset = self._space.take(span)
         if offset is None:
@@ -187,12 +193,11 @@ class Volume:
             text = f"{span} bytes do not fit: {free_bytes} are free, {largest_bytes} of them in one run"
             hint = "Release something from this tier or make a larger volume"
             raise CapacityExceeded(text, tier=self.name, key=key, hint=hint)
-        try:
-            self._index.intend(offset, span)
-        except BaseException:
-            self._space.give(offset, span)  # nothing lies there yet
-            raise
         return offset
+
+    def _doom(self, offset: int, span: int) -> None:
+        with self._lock:
+            self._index.intend(offset, span)
 
     def _next_generation(self) -> int:
         self._writes += 1
@@ -254,14 +259,22 @@ class Volume:
     @contextlib.contextmanager
     def pinned(self, key: str) -> Iterator[Entry]:
         """The index's row of `key`; its extent is not used anew until the end of the ``with``."""
-        with self._typed(key), self._lock:
-            entry = self._get(key)
-            self._space.pin(entry.offset)
+        with self._typed(key):
+            entry = self._pin(key)
         try:
             yield entry
         finally:
-            with self._lock:
-                self._space.unpin(entry.offset)
+            self._unpin(entry)
+
+    def _pin(self, key: str) -> Entry:
+        with self._lock:
+            entry = self._get(key)
+            self._space.pin(entry.offset)
+            return entry
+
+    def _unpin(self, entry: Entry) -> None:
+        with self._lock:
+            self._space.unpin(entry.offset)
 
     def _prove(self, entry: Entry) -> None:
         """Compare the row of an object with the volume before its first use in this session.

@@ -45,7 +45,7 @@ from tiering.keys import path_of, validate, validate_prefix
 from tiering.stores import direct, file_temp
 from tiering.stores.base import Extent, ObjectInfo, Store, check_range, total_bytes
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
-from tiering.stores.pages import uninitialised_bytes
+from tiering.stores.pages import new_buffer
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_FOUND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -77,9 +77,9 @@ class FileStore(Store):
 
         self._with_file(key, fill)
 
-    def read(self, key: str) -> bytearray:
-        def fill(fd: int) -> bytearray:  # opened once, so that the length and the bytes are of one object
-            data = uninitialised_bytes(os.fstat(fd).st_size)
+    def read(self, key: str) -> Buffer:
+        def fill(fd: int) -> Buffer:  # opened once: length and bytes are of one object
+            data = new_buffer(os.fstat(fd).st_size)
             self._fill(fd, key, 0, memoryview(data))
             return data
 
@@ -140,6 +140,9 @@ class FileStore(Store):
         there = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
         stats = os.statvfs(there)
         return stats.f_bavail * stats.f_frsize  # what root alone may use is not free
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self._retried(key, lambda: self._tree.set_aside(_segments(key), _segments(aside)))
 
     def sweep(self, prefix: str = "") -> int:
         validate_prefix(prefix)
@@ -282,7 +285,11 @@ class FileStore(Store):
         """Raise the typed error for an error of the operating system."""
         text = f"{error.strerror or error} at {error.filename or self.root}"
         if error.errno in _NOT_FOUND:
-            raise NotFound("no such object", tier=self.name, key=key) from error
+            if error.errno != errno.EISDIR:
+                raise NotFound("no such object", tier=self.name, key=key) from error
+            hint = "'tiering verify --repair' puts it aside and the object in its place"
+            problem = f"no such object, but {error.strerror}"
+            raise NotFound(problem, tier=self.name, key=key, hint=hint) from error
         if error.errno == errno.ELOOP:
             hint = (
                 "Nothing below the folder of a tier may be one: put the files there, or open the tier there"

@@ -47,9 +47,13 @@ class Tree:
         """A regular file, for reading."""
         with self.folder(segments[:-1]) as folder:
             # Without O_NONBLOCK a pipe would keep us waiting.
-            fd = os.open(
-                segments[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-            )
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                fd = os.open(segments[-1], flags, dir_fd=folder)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise OSError(errno.EISDIR, "a symbolic link", segments[-1]) from None
+                raise
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, fd)
             if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -102,6 +106,22 @@ class Tree:
                     sync_folder(parent)
                 finally:
                     os.close(parent)
+
+    def set_aside(self, segments: Sequence[str], aside: Sequence[str]) -> bool:
+        """Rename what is there, if it is no regular file, to a name that is free; whether it was."""
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self.folder(segments[:-1]))
+                mode = os.stat(segments[-1], dir_fd=folder, follow_symlinks=False).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            if stat.S_ISREG(mode):
+                return False
+            with self.made_folder(aside[:-1]) as target:
+                os.rename(segments[-1], aside[-1], src_dir_fd=folder, dst_dir_fd=target)
+                os.fsync(target)
+            sync_folder(folder)
+            return True
 
     def entries(self, segments: Sequence[str]) -> list[tuple[str, os.stat_result]]:
         """Files and folders in a folder, none for one that is not there; no links, no temporary names."""

@@ -1,7 +1,8 @@
 """Object tier: a bucket of S3, Google Cloud Storage or Azure Blob, through obstore.
 
 Invariant: one read returns bytes of one version of an object. A read that takes several requests pins the
-ETag of the first one (If-Match) and starts over when the object was overwritten in between.
+ETag of the first one (If-Match) and starts over when the object was overwritten in between. Bodies come by
+connections of `object_sockets` where those can be had, and by obstore otherwise.
 
 A write is one PUT, or above `SINGLE_PUT_BYTES` a multipart upload that obstore aborts when it fails. A write
 with ``if_absent`` is one PUT with ``If-None-Match: *`` of at most `MAX_PUT_BYTES`: the Ceph gateway ignores
@@ -42,7 +43,9 @@ from tiering.stores.object_errors import (
     typed,
 )
 from tiering.stores.object_options import ObjectOptions
+from tiering.stores.object_sockets import Answer, MissingError, Sockets
 from tiering.stores.object_uploads import ABANDONED_SECONDS, abort_abandoned, sweep_uploads
+from tiering.stores.pages import new_buffer
 
 PIECE_BYTES = 8 << 20
 """A longer read is cut into ranges of this size that are fetched side by side."""
@@ -76,6 +79,7 @@ class ObjectStore(Store):
         self._options = ObjectOptions.parse(name, url, options or {})
         self._lock = threading.Lock()
         self._clients: dict[tuple[float, int], Any] = {}
+        self._sockets = Sockets(self._options)
         self._pool: ThreadPoolExecutor | None = None
         self._reached = False  # whether the bucket is known to exist
         self._ranges = True  # whether the server answers ranges, as far as is known
@@ -89,23 +93,28 @@ class ObjectStore(Store):
             check_range(self.name, key, offset, buffer.nbytes, self.stat(key).nbytes)
             return
 
-        def fetch() -> None:
-            result = self._get(key, offset, min(buffer.nbytes, PIECE_BYTES))
-            check_range(self.name, key, offset, buffer.nbytes, result.meta["size"])
-            self._receive(result, key, offset, buffer)
+        def place(object_bytes: int) -> memoryview:
+            check_range(self.name, key, offset, buffer.nbytes, object_bytes)
+            return buffer
 
-        self._consistent(key, fetch)
+        self._consistent(key, lambda: self._fetch(key, offset, min(buffer.nbytes, PIECE_BYTES), place))
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         validate(key)
 
-        def fetch() -> bytearray:
+        def fetch() -> Buffer:
+            data: bytearray | memoryview = bytearray()
+
+            def place(object_bytes: int) -> memoryview:
+                nonlocal data
+                data = new_buffer(object_bytes)
+                return memoryview(data)
+
             try:
-                result = self._get(key, 0, PIECE_BYTES)
-            except Corrupt:  # no first byte: the object is empty
-                return bytearray(0)
-            data = bytearray(result.meta["size"])
-            self._receive(result, key, 0, memoryview(data))
+                self._fetch(key, 0, PIECE_BYTES, place)
+            except Corrupt:
+                if data:
+                    raise  # else there was no first byte: the object is empty
             return data
 
         return self._consistent(key, fetch)
@@ -208,6 +217,7 @@ class ObjectStore(Store):
         with self._lock:
             pool, self._pool = self._pool, None
             self._clients.clear()
+        self._sockets.close()
         if pool:
             pool.shutdown()
 
@@ -249,12 +259,34 @@ class ObjectStore(Store):
             raise OverwrittenError
         return result
 
-    def _receive(self, result: obstore.GetResult, key: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset` on: with the body of `result`, and what follows in that version."""
+    def _fetch(self, key: str, offset: int, nbytes: int, place: Callable[[int], memoryview]) -> None:
+        """Fill the memory that `place` gives for an object of so many bytes, from `offset` on.
+
+        The first request is for `nbytes`, which the memory is no shorter than, unless the object is.
+        """
+        with self._sockets.get(self._client(), key, offset, nbytes) as answer:
+            if answer:
+                tag, buffer = answer.etag, place(answer.object_bytes)
+                self._receive(
+                    key, offset, buffer, tag, lambda first: self._finish(answer, key, offset, first, tag)
+                )
+                return
+        result = self._get(key, offset, nbytes)
+        etag, buffer = result.meta["e_tag"], place(result.meta["size"])
+        self._receive(key, offset, buffer, etag, lambda first: self._drain(result, key, offset, first))
+
+    def _receive(
+        self,
+        key: str,
+        offset: int,
+        buffer: memoryview,
+        etag: str | None,
+        receive_first: Callable[[memoryview], None],
+    ) -> None:
+        """Fill `buffer` from `offset` on: with the first answer, and with what follows in that version."""
         first, rest = buffer[:PIECE_BYTES], buffer[PIECE_BYTES:]
-        etag = result.meta["e_tag"]
         if not self._ranges or not rest.nbytes:
-            self._drain(result, key, offset, buffer)
+            receive_first(buffer)
             return
         if not etag:
             raise Unavailable("the server names no ETag to pin a long read to", tier=self.name, key=key)
@@ -264,7 +296,7 @@ class ObjectStore(Store):
             for start in range(0, rest.nbytes, PIECE_BYTES):
                 piece = rest[start : start + PIECE_BYTES]
                 pieces.append(self._threads().submit(self._fetch_piece, key, at + start, piece, etag))
-            self._drain(result, key, offset, first)
+            receive_first(first)
             for done in pieces:
                 done.result()
         finally:
@@ -272,8 +304,14 @@ class ObjectStore(Store):
                 pending.cancel()
             wait(pieces)  # nobody may write into the caller's buffer after the return
 
-    def _fetch_piece(self, key: str, offset: int, buffer: memoryview, etag: str | None) -> None:
-        self._drain(self._get(key, offset, buffer.nbytes, etag), key, offset, buffer)
+    def _fetch_piece(self, key: str, offset: int, buffer: memoryview, etag: str) -> None:
+        with self._sockets.get(self._client(), key, offset, buffer.nbytes, etag) as answer:
+            self._finish(answer, key, offset, buffer, etag)
+
+    def _finish(self, answer: Answer | None, key: str, offset: int, buffer: memoryview, etag: str) -> None:
+        """Fill `buffer` with the body of an answer, or else, of the same version, by obstore."""
+        if not (answer and answer.receive(buffer)):
+            self._drain(self._get(key, offset, buffer.nbytes, etag), key, offset, buffer)
 
     def _drain(self, result: obstore.GetResult, key: str, offset: int, buffer: memoryview) -> None:
         at = result.range[0] - offset  # below 0 where the server sent more than the range
@@ -301,6 +339,8 @@ class ObjectStore(Store):
                 return fetch()
             except OverwrittenError:
                 continue
+            except MissingError:
+                self._fail(FileNotFoundError(), key)
         raise Unavailable(f"overwritten during each of {_READ_ATTEMPTS} reads", tier=self.name, key=key)
 
     def _threads(self) -> ThreadPoolExecutor:

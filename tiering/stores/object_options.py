@@ -28,7 +28,7 @@ from tiering.errors import ConfigError, NotFound
 from tiering.keys import validate_prefix
 
 DEADLINE_SECONDS = 30.0
-_CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5
 _FIRST_BACKOFF = timedelta(milliseconds=100)
 _LAST_BACKOFF = timedelta(seconds=1)
 
@@ -168,7 +168,7 @@ class ObjectOptions:
             client_options={
                 "allow_http": str(self.options.get("endpoint_url", "")).startswith("http://"),
                 "allow_invalid_certificates": self.skips_tls_check,
-                "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, silence_seconds)),
+                "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, silence_seconds)),
                 "read_timeout": silence,
                 "timeout": timedelta(
                     days=1

@@ -1,8 +1,9 @@
 """Memory for direct I/O and for large reads: buffers on huge pages, lent and reused, and their addresses.
 
-Invariant: a buffer of `aligned_buffer` or `borrowed` starts on a 2 MiB boundary, so that O_DIRECT takes it
-as it is. With 4 KiB pages direct I/O is slower than the page cache, with huge ones faster; and a fresh page
-costs as much processor time as the copy into it, so what is borrowed is given back and lent again.
+Invariant: a buffer of this module that is large starts on a 2 MiB boundary, so that O_DIRECT takes it as it
+is, and has one user at a time. With 4 KiB pages direct I/O is slower than the page cache, with huge ones
+faster; and a fresh page costs more processor time than the copy into it, so what its last user has let go of
+is lent again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes
 import mmap
 import os
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,7 +27,8 @@ HUGE_PAGE_BYTES: Final = 2 << 20
 PIECE_BYTES: Final = 8 << 20
 """What direct I/O moves at a time, and the unit in which buffers are lent."""
 
-_KEPT_BYTES: Final = 256 << 20
+_KEPT_BYTES: Final = 768 << 20  # what eight threads move with: a shard and a few pieces each
+_KEPT_SECONDS: Final = 5.0
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _new_bytes: Final = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _new_bytes.restype = ctypes.py_object
@@ -42,7 +46,10 @@ def aligned_buffer(nbytes: int) -> memoryview:
 
 
 class _Pool:
-    """Buffers that wait to be lent again, the longest unused first."""
+    """Buffers that wait to be lent again, the longest unused first.
+
+    At most 768 MiB wait, and none for more than 10 seconds.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -50,46 +57,76 @@ class _Pool:
     def reset(self) -> None:
         """Begin anew, in a child of a fork: the lock may be held by a thread that is not there."""
         self._lock = threading.Lock()
-        self._kept: list[memoryview] = []
+        self._kept: list[tuple[float, memoryview]] = []
+        self._tidying: threading.Timer | None = None
 
     def take(self, nbytes: int) -> memoryview:
+        """A buffer of `nbytes` that nobody else has, with any content."""
         with self._lock:
+            if self._tidying is None:
+                self._tidy_later()
             for place in reversed(range(len(self._kept))):
-                if self._kept[place].nbytes == nbytes:
-                    return self._kept.pop(place)
+                if self._kept[place][1].nbytes == nbytes:
+                    return self._kept.pop(place)[1]
         return aligned_buffer(nbytes)
 
     def give(self, buffer: memoryview) -> None:
+        """Keep what nobody uses any more. Never waits: the garbage collector may call it at any instant."""
+        surplus = []  # unmapped after the lock is free, for it takes its time
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._tidying:  # else it would stay for ever
+                self._kept.append((time.monotonic(), buffer))
+            while sum(kept.nbytes for _, kept in self._kept) > _KEPT_BYTES:
+                surplus.append(self._kept.pop(0))
+        finally:
+            self._lock.release()
+
+    def tidy(self) -> None:
+        """Let go of what nobody has wanted for a while; come again while anything is left."""
         with self._lock:
-            self._kept.append(buffer)
-            while sum(kept.nbytes for kept in self._kept) > _KEPT_BYTES:
-                self._kept.pop(0)
+            limit = time.monotonic() - _KEPT_SECONDS
+            surplus = [kept for kept in self._kept if kept[0] <= limit]
+            self._kept = self._kept[len(surplus) :]
+            self._tidying = None
+            if self._kept:
+                self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        timer = threading.Timer(_KEPT_SECONDS, self.tidy)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # no more threads: nothing is kept
+            timer.start()
+            self._tidying = timer
 
 
 _pool = _Pool()
-os.register_at_fork(after_in_child=_pool.reset)
+os.register_at_fork(after_in_child=lambda: _pool.reset())
 
 
 @contextlib.contextmanager
 def borrowed(nbytes: int) -> Iterator[memoryview]:
-    """Lend a buffer with any content; nobody may look at it after the block.
-
-    Up to 256 MiB of what was given back is kept in this process for the next ones.
-    """
+    """Lend a buffer with any content; nobody may look at it after the block."""
     buffer = _pool.take(round_up(max(nbytes, 1), PIECE_BYTES))
     yield buffer[:nbytes]
     _pool.give(buffer)  # not after an error: a traceback may still refer to it
 
 
-def uninitialised_bytes(nbytes: int) -> bytearray:
-    """A bytearray to be overwritten as a whole; a large one is on huge pages, for a third of the faults."""
-    data: bytearray = _new_bytes(None, nbytes)
-    if nbytes >= 2 * HUGE_PAGE_BYTES:
-        begin = address_of(data)
-        first, last = round_up(begin, HUGE_PAGE_BYTES), (begin + nbytes) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
-        # Advice: a kernel that does not take it gives small pages.
-        _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
-    return data
+def new_buffer(nbytes: int) -> bytearray | memoryview:
+    """A writable buffer with any content, the caller's alone for as long as anything refers to it.
+
+    A large one is a memoryview of memory that is lent again once it and all slices and arrays of it are gone.
+    """
+    if nbytes < PIECE_BYTES:
+        data: bytearray = _new_bytes(None, nbytes)
+        return data
+    memory = _pool.take(round_up(nbytes, PIECE_BYTES))
+    # All views keep this array alive: numpy looks for the owner of memory below an array only, and below
+    # this one is none.
+    owner = np.ndarray(nbytes, np.uint8, memory)
+    weakref.finalize(owner, _pool.give, memory).atexit = False
+    return memoryview(owner)
 
 
 def is_resident(fd: int, offset: int, nbytes: int) -> bool:
@@ -113,7 +150,7 @@ def is_resident(fd: int, offset: int, nbytes: int) -> bool:
 
 def address_of(view: Buffer | mmap.mmap) -> int:
     """Where the first byte of a buffer lies in memory."""
-    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
+    return np.frombuffer(view, np.uint8).ctypes.data
 
 
 def copy(target: memoryview, source: memoryview) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.tiering.corpora import flip, killed_after, objects, shard_keys, small
 from tests.tiering.test_claim import A, elsewhere
 from tests.tiering.test_claim import put as put_claim
 from tests.tiering.test_reservation import put as put_reservation
-from tiering import Corpus, Tier, plan_move, verify
+from tiering import Corpus, Tier, plan_move, release, verify
 from tiering.tickets import holder
 
 
@@ -140,3 +141,24 @@ def test_unlock_shows_who_holds_a_name_and_frees_their_room(tiering: Any, corpus
     words = ("unlock", "web", "--on", "disk", "--reservation", 9, "--holder", holder(elsewhere()))
     assert tiering(*words).code == 0
     assert tiering("usage", "disk", "--json").document["reserved_bytes"] == 0
+
+
+def test_ingest_over_a_damaged_claim_leads_out_by_its_own_words(
+    tiering: Any, corpus: Corpus, disk: Tier
+) -> None:
+    release(corpus, disk)
+    claims = "web/.tiering/claims"
+    (name,) = disk.store.children(claims)
+    flip(disk, f"{claims}/{name}", 30)
+    disk.store.write("web/tokens/c/7/0", [b"left by a killed ingest"])
+    again = ("move", "web", "--from", "lake", "--to", "disk")
+    refused = tiering(*again)
+    assert refused.code == 1
+    command = re.search(
+        r"tiering (unlock web --on disk --claim \d+ --holder unknown)", " ".join(refused.err.split())
+    )
+    assert command, refused.err
+    assert "damaged, by unknown" in tiering("unlock", "web", "--on", "disk").out
+    assert tiering(*command[1].split()).code == 0
+    assert tiering(*again).code == 0
+    assert verify(corpus, disk).ok

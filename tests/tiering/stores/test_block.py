@@ -11,7 +11,7 @@ import pytest
 from tiering.errors import CapacityExceeded, Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_layout import DATA_START
-from tiering.stores.block_medium import BOUNCE_BYTES, PAGE_BYTES, Medium, aligned_buffer
+from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer
 
 DATA_BYTES = (2 << 20) - DATA_START
 
@@ -45,13 +45,13 @@ def test_read_into_any_alignment(store: BlockStore, offset: int, nbytes: int, sh
 
 def test_read_into_more_than_one_bounce_buffer(tmp_path: Path) -> None:
     path = tmp_path / "big.img"
-    nbytes = 2 * BOUNCE_BYTES + 5000
+    nbytes = 2 * PIECE_BYTES + 5000
     format_volume(path, nbytes + (1 << 20))
     data = pattern(nbytes)[:nbytes]
     with BlockStore("blocks", path) as store:
-        store.write("k", [data[: BOUNCE_BYTES + 3], bytearray(data[BOUNCE_BYTES + 3 :])])
+        store.write("k", [data[: PIECE_BYTES + 3], bytearray(data[PIECE_BYTES + 3 :])])
         assert store.read("k") == data
-        buffer = bytearray(BOUNCE_BYTES + 77)
+        buffer = bytearray(PIECE_BYTES + 77)
         store.read_into("k", 4001, memoryview(buffer))
         assert buffer == data[4001 : 4001 + len(buffer)]
         assert store.check() == []
@@ -209,10 +209,10 @@ def test_aligned_read_goes_straight_into_the_callers_buffer(
     store.stat("k")
     area = aligned_buffer(4 * PAGE_BYTES)
 
-    def refuse(_self: Medium) -> None:
+    def refuse(_nbytes: int) -> None:
         raise AssertionError("copied by way of another buffer")
 
-    monkeypatch.setattr(Medium, "bounce", refuse)
+    monkeypatch.setattr("tiering.stores.block_medium.borrowed", refuse)
     store.read_into("k", 2 * PAGE_BYTES, area)
     assert area == pattern(8 * PAGE_BYTES)[2 * PAGE_BYTES : 6 * PAGE_BYTES]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tiering.stores.block_tools import loop_device, patch_file
 from tiering.errors import CapacityExceeded, Conflict, TieringError, Unavailable, UsageError
-from tiering.stores import block_medium
+from tiering.stores import block_medium, block_stream
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_check import rebuild_index
 from tiering.stores.block_index import span_of
@@ -197,13 +197,13 @@ def test_damaged_superblock_is_told_and_repaired_worst_first(
     with BlockStore("blocks", path, read_only=True) as store:
         assert [(problem.offset, problem.repaired) for problem in store.check()] == [(PAGE_BYTES, False)]
     written: list[int] = []
-    real = block_medium._put
+    real = block_stream._put
 
     def put(fd: int, offset: int, view: memoryview) -> None:
         written.append(offset)
         real(fd, offset, view)
 
-    monkeypatch.setattr(block_medium, "_put", put)
+    monkeypatch.setattr(block_stream, "_put", put)
     BlockStore("blocks", path).close()
     assert written == [PAGE_BYTES, 0], "the good copy is touched last"
     with BlockStore("blocks", path, read_only=True) as store:

@@ -31,7 +31,7 @@ def contents(store: BlockStore) -> dict[str, bytes]:
 KILL_AT_EVERY_STEP = """
 import os, shutil, signal, sys
 from pathlib import Path
-from tiering.stores import block_medium
+from tiering.stores import block_stream
 from tiering.stores.block import BlockStore
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
@@ -47,7 +47,7 @@ def act(store, steps):
             step()
             return real(*args)
         return call
-    block_medium._put = stepping(block_medium._put)
+    block_stream._put = stepping(block_stream._put)
     os.fdatasync = stepping(os.fdatasync)
     store._index._db.set_trace_callback(step)
     if what == "delete":

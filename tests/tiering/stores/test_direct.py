@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from tests.conformance.patterns import pattern
-from tests.tiering.corpora import python
 from tiering.errors import CapacityExceeded, Unavailable
-from tiering.stores import direct, pages
+from tiering.stores import direct
 from tiering.stores.file import FileStore
-from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer, borrowed, is_resident
+from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer, is_resident
 
 MIB = 1 << 20
 SIZES = [MIB, MIB + 1, MIB + 4095, PIECE_BYTES, PIECE_BYTES + 4097, 2 * PIECE_BYTES + 5]
@@ -238,33 +237,6 @@ def test_trial_of_work_that_fails_learns_nothing() -> None:
     assert trial.verdict is None
 
 
-def test_borrowed_buffer_is_lent_again_and_never_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_pool", pages._Pool())
-    with borrowed(5) as one, borrowed(7) as two:
-        places = {pages.address_of(one), pages.address_of(two)}
-        assert len(places) == 2
-        assert all(place % pages.HUGE_PAGE_BYTES == 0 for place in places)
-        assert (one.nbytes, two.nbytes) == (5, 7)
-    with borrowed(PIECE_BYTES) as again:
-        assert pages.address_of(again) in places
-
-
-def test_borrowed_buffers_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_KEPT_BYTES", 3 * PIECE_BYTES)
-    pool = pages._Pool()
-    for size in (1, 2, 1, 3):
-        pool.give(memoryview(bytearray(size * PIECE_BYTES)))
-    assert [view.nbytes // PIECE_BYTES for view in pool._kept] == [3]
-
-
-def test_uninitialised_bytes_are_a_bytearray_of_that_length() -> None:
-    for nbytes in (0, 1, 3 * pages.HUGE_PAGE_BYTES, 5 * pages.HUGE_PAGE_BYTES + 1):
-        data = pages.uninitialised_bytes(nbytes)
-        data[:] = pattern(nbytes)
-        assert data == pattern(nbytes)
-        data.extend(b"x")
-
-
 def test_resident_tells_what_is_in_the_page_cache(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(pattern(MIB))
@@ -277,26 +249,3 @@ def test_resident_tells_what_is_in_the_page_cache(tmp_path: Path) -> None:
         assert not is_resident(fd, 4097, 100_000)
     finally:
         os.close(fd)
-
-
-FORKS = """
-import os, signal
-from tiering.stores import pages
-
-with pages.borrowed(1) as first:
-    first[0] = 7
-with pages._pool._lock:  # as another thread of the parent may hold it
-    child = os.fork()
-    if not child:
-        signal.alarm(20)
-        with pages.borrowed(1) as own:
-            own[0] = 8
-        os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-assert first[0] == 7
-"""
-
-
-def test_pool_is_usable_in_a_child_that_was_forked_while_it_was_locked() -> None:
-    with python(FORKS) as process:
-        assert process.wait(60) == 0

@@ -106,7 +106,7 @@ def test_counted_counts_what_arrived_once() -> None:
 
 def test_read_only_refuses_what_changes() -> None:
     inner = Scripted()
-    for name in ("write", "write_if_absent", "delete", "sweep"):
+    for name in ("write", "write_if_absent", "delete", "set_aside", "sweep"):
         with pytest.raises(UsageError, match="read-only"):
             calls()[name](ReadOnly(inner))
     assert inner.calls == 0

@@ -104,6 +104,10 @@ class Blocked(MemoryStore):
         self._pass()
         return super().locate(key)
 
+    def set_aside(self, key: str, aside: str) -> bool:
+        self._pass()
+        return super().set_aside(key, aside)
+
     def sweep(self, prefix: str = "") -> int:
         self._pass()
         return super().sweep(prefix)
@@ -126,6 +130,7 @@ def calls(key: str = "k") -> dict[str, Callable[[Any], Any]]:
         "stat": lambda store: store.stat(key),
         "exists": lambda store: store.exists(key),
         "locate": lambda store: store.locate(key),
+        "set_aside": lambda store: store.set_aside("k", "aside"),
         "sweep": lambda store: store.sweep(),
         "free_bytes": lambda store: store.free_bytes(),
     }

@@ -31,7 +31,7 @@ class Wrapper(Store):
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         self.inner.read_into(key, offset, buffer)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         return self.inner.read(key)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
@@ -54,6 +54,9 @@ class Wrapper(Store):
 
     def locate(self, key: str) -> Extent | None:
         return self.inner.locate(key)
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self.inner.set_aside(key, aside)
 
     def sweep(self, prefix: str = "") -> int:
         return self.inner.sweep(prefix)
@@ -82,7 +85,7 @@ class Guard(Wrapper):
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         self._call(key, lambda: self.inner.read_into(key, offset, buffer))
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         return self._call(key, lambda: self.inner.read(key))
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
@@ -105,6 +108,9 @@ class Guard(Wrapper):
 
     def locate(self, key: str) -> Extent | None:
         return self._call(key, lambda: self.inner.locate(key))
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self._call(key, lambda: self.inner.set_aside(key, aside))
 
     def sweep(self, prefix: str = "") -> int:
         return self._call(prefix, lambda: self.inner.sweep(prefix))

@@ -20,7 +20,7 @@ class Counted(Wrapper):
         self.inner.read_into(key, offset, buffer)
         COUNTERS.add_moved(self.name, "read", buffer.nbytes)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         data = self.inner.read(key)
         COUNTERS.add_moved(self.name, "read", len(data))
         return data

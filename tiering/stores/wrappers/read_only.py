@@ -1,6 +1,6 @@
 """Refuses changes.
 
-Invariant: no write, delete or sweep reaches the wrapped store.
+Invariant: no write, delete, rename or sweep reaches the wrapped store.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ class ReadOnly(Wrapper):
         self._refuse(key)
 
     def delete(self, key: str) -> None:
+        self._refuse(key)
+
+    def set_aside(self, key: str, aside: str) -> bool:
         self._refuse(key)
 
     def sweep(self, prefix: str = "") -> int:

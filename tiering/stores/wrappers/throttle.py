@@ -165,7 +165,7 @@ class Throttle(Guard):
         self._pay(buffer.nbytes)
         self.inner.read_into(key, offset, buffer)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         expected = self.stat(key).nbytes
         self._pay(expected)
         data = self.inner.read(key)

@@ -1,0 +1,173 @@
+"""Lifecycle jobs: rules over all corpora of some tiers, done by the guarded moves and releases of every day.
+
+Invariant: a copy goes only by `tiering.release`, after proof of the copies that the rules want to remain; but
+a rule that forgets old versions with ``min_copies = 0`` may give up a last copy, never of a newest version.
+
+What the tiers record of a version: its bytes, and when its record was written on each of them, of which the
+earliest counts. So a copy is as old as the oldest that remains. Nobody records reads yet: a corpus counts as
+last used when it was written. Tags and counts of reads are not recorded; a rule that needs them is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from distributed import Client
+
+from policies.lifecycle import Catalogue, Outcome, Step, apply_rules
+from tiering import catalog
+from tiering.catalog import Record
+from tiering.corpus import Corpus, open_corpus
+from tiering.errors import ConfigError, Conflict, TieringError
+from tiering.forget import forget
+from tiering.jobs.result import JobResult
+from tiering.jobs.spec import LifecycleJob
+from tiering.plan import plan_move
+from tiering.release import release
+from tiering.tier import Tier
+
+_NOTE = "nobody records reads yet: a corpus counts as last used when it was written"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A version of a corpus: the tiers that hold it, its bytes, and when it was first written, if known."""
+
+    record: Record
+    tiers: tuple[Tier, ...]
+    nbytes: int
+    created_seconds: float | None
+
+
+def take_stock(tiers: tuple[Tier, ...]) -> dict[tuple[str, int], Holding]:
+    """All versions of all corpora on the tiers, by name and number, in that order.
+
+    Raises:
+        Conflict: two tiers hold different corpora under one name and number.
+    """
+    found: dict[tuple[str, int], Holding] = {}
+    for tier in tiers:
+        for name in catalog.corpora(tier.store):
+            for version in catalog.versions(tier.store, name):
+                known = found.get((name, version))
+                record = catalog.record(tier.store, name, version)
+                if known is not None and known.record != record:
+                    raise Conflict(
+                        f"another corpus is called {name!r} on tier {known.tiers[0].name!r}",
+                        tier=tier.name,
+                        hint="Rename one: ingest it under another name and forget the old one",
+                    )
+                written = tier.store.stat(catalog.record_key(name, version)).modified_seconds
+                times = [known.created_seconds if known else None, written]
+                found[name, version] = Holding(
+                    record,
+                    (*known.tiers, tier) if known else (tier,),
+                    known.nbytes if known else catalog.load(tier.store, name, version)[1].nbytes,
+                    min((one for one in times if one is not None), default=None),
+                )
+    return dict(sorted(found.items()))
+
+
+def catalogue_of(stock: dict[tuple[str, int], Holding], tiers: tuple[Tier, ...]) -> Catalogue:
+    """The table that rules are evaluated over."""
+    held = [{tier.name for tier in holding.tiers} for holding in stock.values()]
+    written = [holding.created_seconds for holding in stock.values()]
+    created = None if None in written else np.array(written, np.float64)
+    return Catalogue(
+        names=[name for name, _ in stock],
+        tiers=[tier.name for tier in tiers],
+        present=np.array([[tier.name in on for tier in tiers] for on in held], bool).reshape(-1, len(tiers)),
+        nbytes=np.array([holding.nbytes for holding in stock.values()], np.int64),
+        created_seconds=created,
+        last_access_seconds=created,
+        versions=np.array([version for _, version in stock], np.int64),
+        capacity_bytes={tier.name: tier.capacity_bytes for tier in tiers if tier.capacity_bytes is not None},
+    )
+
+
+def run_lifecycle(
+    job: LifecycleJob,
+    client: Client | None,
+    *,
+    dry_run: bool,
+    progress: bool | None,
+    announce: Callable[[str], None] | None,
+) -> Iterator[JobResult]:
+    """Do what the rules say; yields the result of each action. One that fails does not stop the next.
+
+    Raises:
+        ConfigError: a rule needs what the tiers do not record. Conflict: see `take_stock`.
+    """
+    stock = take_stock(job.tiers)
+    try:
+        outcome = apply_rules(job.rules, catalogue_of(stock, job.tiers), time.time())
+    except ValueError as error:
+        message, _, example = str(error).rpartition("; e.g. ")
+        raise ConfigError(message, hint=f"Example: {example}") from None
+    if announce is not None:
+        for text in _told(job, outcome, explain=dry_run):
+            announce(text)
+    tiers = {tier.name: tier for tier in job.tiers}
+    keys = list(stock)
+    places = {key: list(holding.tiers) for key, holding in stock.items()}  # and those that come to hold it
+    idle = True
+    for step in outcome.steps():
+        idle = False
+        name, version = keys[step.row]
+        way = f"{step.source} to {step.target}" if step.target else f"from {step.source}"
+        label = f"{job.name}: {step.kind} {name} v{version} {way}"
+        try:
+            corpus = open_corpus(tiers[step.source], name, version, others=tuple(places[name, version]))
+            target = None if step.target is None else tiers[step.target]
+            yield _act(label, step, corpus, target, client, dry_run, progress)
+            if target is not None:
+                places[name, version].append(target)
+        except TieringError as error:
+            yield JobResult(label, "failed", error=error)
+    if idle:
+        yield JobResult(job.name, "nothing to do")
+
+
+def _act(
+    label: str,
+    step: Step,
+    corpus: Corpus,
+    target: Tier | None,
+    client: Client | None,
+    dry_run: bool,
+    progress: bool | None,
+) -> JobResult:
+    """One action, by the road that a person would take."""
+    plan = None if target is None else plan_move(corpus, target)
+    if dry_run:
+        freed = 0 if step.kind == "copy" else corpus.nbytes
+        nbytes, cost = (plan.nbytes, plan.cost) if plan is not None else (0, 0.0)
+        return JobResult(label, "planned", nbytes=nbytes, freed_bytes=freed, dollars=cost)
+    report = None if plan is None else plan.run(client, progress=progress)
+    freed = 0
+    if step.min_copies == 0 and step.kind == "forget":
+        freed = forget(corpus.tier, corpus.name, corpus.version, last_copy=True, client=client)
+    elif step.kind != "copy":
+        copies = corpus.others if target is None else (target, *corpus.others)
+        freed = release(corpus, corpus.tier, min_copies=step.min_copies, copies=copies, client=client)
+    if report is None or plan is None:
+        return JobResult(label, "done" if freed else "nothing to do", freed_bytes=freed)
+    return JobResult(label, "done", report.moved, report.skipped, report.nbytes, freed, plan.cost)
+
+
+def _told(job: LifecycleJob, outcome: Outcome, *, explain: bool) -> Iterator[str]:
+    """What people should know before anything is done."""
+    timed = ("idle_for", "used_within")
+    if any(rule.order_by == "idlest" or any(getattr(rule, key) for key in timed) for rule in job.rules.rules):
+        yield f"{job.name}: {_NOTE}"
+    if explain:
+        stock = outcome.catalogue
+        for row, name in enumerate(stock.names):
+            version = int(stock.versions[row]) if stock.versions is not None else None
+            lines = [f"  {verdict}" for verdict in outcome.explain(name, version)]
+            yield "\n".join([stock.label(row), *lines])
+    for rule, count in outcome.waiting.items():
+        yield f"{job.name}: {count} wait for the next run: {rule!r} is at its limit, or its target full"
