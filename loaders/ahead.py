@@ -56,7 +56,7 @@ class Planner:
         self._ends = [min(stop, rows) for rows in self._rows]
         self._at = [start] * len(lanes)  # where the next window of each lane begins
         self._starts = np.concatenate([[0], np.cumsum(order.shard_rows)])
-        self._span = 1  # grows: the first rows are wanted at once
+        self._span = 1  # at first: those rows are wanted at once
 
     @property
     def position(self) -> int:
@@ -69,7 +69,7 @@ class Planner:
         if all(at >= end for at, end in zip(self._at, self._ends, strict=True)):
             return None
         horizon = self.position + self._span
-        self._span = min(4 * self._span, max(1, _ROWS // len(self._lanes)))
+        self._span = max(1, _ROWS // len(self._lanes))
         spans = [
             (lane, at, max(at, min(horizon, end)))
             for lane, at, end in zip(self._lanes, self._at, self._ends, strict=True)

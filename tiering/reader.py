@@ -1,8 +1,9 @@
 """Reads blocks of a corpus into caller's memory, from the node cache or the tier, verified.
 
-Invariant: no byte is handed out before its block's CRC32C was found right. A damaged or missing copy is
-reported and healed from another tier that holds one; where it cannot be, the other tier is read instead.
-Without a good copy anywhere it is an error, never wrong rows. While a tier does not answer, others are read.
+Invariant: no byte is handed out before its block's CRC32C was found right, in this read or in one before it
+of the same file, unchanged since. A damaged or missing copy is reported and healed from another tier that
+holds one; where it cannot be, the other tier is read instead. Without a good copy anywhere it is an error,
+never wrong rows. While a tier does not answer, others are read.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -28,11 +29,13 @@ from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
 from tiering.schema import array_of, columns_of
 from tiering.shards import Shard
-from tiering.stores.base import Extent
+from tiering.stores.base import Extent, Reader
 from tiering.tier import Tier
 from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
+
+VERIFY: Final = ("first", "always")
 
 T = TypeVar("T")
 
@@ -83,7 +86,28 @@ class _ShardState:
     """Whether the node cache had it when last asked; None before that."""
     refetched: bool = False
     """Whether the cache was asked again in this epoch, because its copy was bad."""
+    in_cache: Reader | None = None
+    """Reads the cached copy, since it was read last; None before that."""
+    on_tier: Reader | None = None
+    """Reads the tier's copy, likewise."""
+    proven: tuple[Hashable | None, set[int]] = (None, set())
+    """Which blocks were found right, of which unchanged file."""
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def is_proven(self, identity: Hashable | None, block: int) -> bool:
+        """Whether a block of this very file was found right before."""
+        known, blocks = self.proven
+        return identity is not None and identity == known and block in blocks
+
+    def prove(self, identity: Hashable | None, block: int) -> None:
+        """Remember that a block of this file was found right."""
+        if identity is None:
+            return
+        if identity != self.proven[0]:
+            self.proven = (identity, set())
+        known, blocks = self.proven
+        if identity == known:  # else another thread read another file meanwhile
+            blocks.add(block)
 
 
 class BlockReader:
@@ -93,14 +117,23 @@ class BlockReader:
         corpus: the corpus, on the tier to read from.
         columns: names of columns of fixed shape; all by default.
         cache: the node's cache, or None to read the tier alone.
+        verify: ``first``, the CRC of a block that lies uncompressed in a local file is checked when it is
+            first read, and anew after that file changed; or ``always``, whenever it is read. All other
+            blocks always are.
 
     Raises:
         UsageError: no such column, or its rows have no fixed shape.
     """
 
     def __init__(
-        self, corpus: Corpus, columns: Sequence[str] | None = None, cache: NodeCache | None = None
+        self,
+        corpus: Corpus,
+        columns: Sequence[str] | None = None,
+        cache: NodeCache | None = None,
+        verify: str = "first",
     ) -> None:
+        if verify not in VERIFY:
+            raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
         self.columns = _choose(corpus, columns)
@@ -114,6 +147,7 @@ class BlockReader:
         self._tiers = (corpus.tier, *corpus.others)
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
         self._can_heal = True
+        self._always_verify = verify == "always"
 
     @property
     def stored_bytes(self) -> int:
@@ -133,6 +167,7 @@ class BlockReader:
         """Ask the cache again for what it refused or evicted."""
         for state in list(self._states.values()):
             state.cached, state.refetched = None, False
+            state.in_cache = state.on_tier = None
 
     def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read one block of every chosen column.
@@ -243,8 +278,10 @@ class BlockReader:
             self._scatter(message, crc, slots)
         elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
-            self._bytes(state, span.offset, stored)
-            check_block(stored, crc)
+            identity = self._bytes(state, span.offset, stored)
+            if self._always_verify or not state.is_proven(identity, block):
+                check_block(stored, crc)
+                state.prove(identity, block)
         else:
             column = self._layout.column(name)
             stored = memoryview(bytearray(span.nbytes))
@@ -290,19 +327,27 @@ class BlockReader:
             self.counts.bytes_needed += len(tail)
         return spans
 
-    def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> None:
-        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier."""
+    def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> Hashable | None:
+        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier.
+
+        Returns what tells the file they come from, as it is now, from any other; None where nothing does.
+        """
         if self._in_cache(state) and self.cache is not None:
             try:
-                self.cache.read_into(state.shard.digest, offset, buffer)
+                if (read := state.in_cache) is None:
+                    read = state.in_cache = self.cache.reader(state.shard.digest)
+                identity = read(offset, buffer)
             except Corrupt:  # truncated
                 raise
             except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
             else:
-                return
-        state.tier.store.read_into(state.shard.key, offset, buffer)
+                return identity
+        if (read := state.on_tier) is None:
+            read = state.on_tier = state.tier.store.reader(state.shard.key)
+        identity = read(offset, buffer)
         self._fetched(buffer.nbytes)
+        return identity
 
     def _in_cache(self, state: _ShardState) -> bool:
         if self.cache is None:
@@ -348,6 +393,8 @@ class BlockReader:
                     state.cached = False
             else:
                 self._repair(state, error)
+            state.in_cache = state.on_tier = None
+            state.proven = (None, set())
             if self._layout is not None:
                 state.spans = None  # the index may be from the bad copy
 
@@ -379,7 +426,7 @@ class BlockReader:
             raise Corrupt(
                 f"no good copy of the shard: {error.message}", tier=tier.name, key=shard.key, hint=hint
             )
-        state.tier = behind[0]
+        state.tier, state.on_tier = behind[0], None
         log.warning("shard %s is read from tier %s from now on", shard.key, state.tier.name)
 
     def _report(self, tier: str, state: _ShardState, error: TieringError) -> None:

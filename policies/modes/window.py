@@ -116,7 +116,8 @@ class Windowed(Mode):
                 key = derive(self.layout.seed, _ROWS, epoch, lane, group)
                 keys.append(derive_array(key, np.arange(low, high, dtype=np.uint64)))
                 start = int(stops[-1][-1])
-        return self._permuted(*map(np.concatenate, (lanes, stops, counts, keys, first, last)))
+        join = np.concatenate
+        return self._permuted(join(lanes), join(stops), join(counts), join(keys), join(first), join(last))
 
     def uses(self, epoch: int, lane: int) -> Uses:
         """Return the shards by the first window that holds them: O(blocks of the lane), memory O(shards)."""
