@@ -134,9 +134,7 @@ def gather(data: np.ndarray) -> float:
 def _loader(case: Case, folder: Path, data: np.ndarray) -> Loader:
     tier = open_tier(folder / f"blocks-{case.block_rows}", f"disk-{case.block_rows}")
     corpus = ingest({"tokens": data}, tier, "bench", block_rows=case.block_rows)
-    return Loader(
-        corpus, BATCH, lanes=case.lanes, window_blocks=case.window_blocks, verify=case.verify
-    )
+    return Loader(corpus, BATCH, lanes=case.lanes, window_blocks=case.window_blocks, verify=case.verify)
 
 
 def _quality(loader: Loader) -> str:

@@ -87,4 +87,4 @@ class HostSlots:
         for name, memory in self._memory.items():
             out = batch[name][start : start + len(rows)]
             # mode="clip" writes straight to `out`; the indexes are right by construction.
-            np.take(memory, slots * self._rows[name] + rows, axis=0, out=out, mode="clip")
+            np.take(memory, slots.astype(np.int64) * self._rows[name] + rows, axis=0, out=out, mode="clip")

@@ -65,7 +65,7 @@ class WindowFeed:
 
         # Of whoever holds the lock, and plans: the caller, or a thread ahead of it.
         self._planning = threading.Lock()
-        self._planner = Planner(order, epoch, lanes, start, stop)
+        self._planner = Planner(order, epoch, lanes, start, stop, slots.count)
         self._plan: Plan | None = None
         self._taken = 0  # windows of the plan whose reads were put
         # By first row of a block that boundaries cut: its slot, and how many lanes will still ask for it.
@@ -79,11 +79,7 @@ class WindowFeed:
         self._used: dict[int, list[int]] = {}  # by the position where windows end: their slots
         self._ends: list[int] = []  # a heap of those positions
         self._ready = start  # windows that begin before have been put
-        # Slot and row of each position of each lane, a ring over positions. Rows that are loaded lie within
-        # the rows all slots can hold, shared by the lanes, and one window that reaches beyond.
-        ahead = slots.count * order.block_rows // len(lanes) + 2
-        self._ring = min(max(self._lane_rows), ahead + order.window_blocks * order.block_rows) or 1
-        self._where = np.zeros((2, len(lanes), self._ring), np.int64)
+        self._slot_of = np.zeros(self._planner.tickets, np.int32)
         self._reads = Reads(slots.read, self._load, threads)
 
     def __enter__(self) -> Self:
@@ -153,7 +149,7 @@ class WindowFeed:
                 self._ready = self._end
                 return False
             self._ready = plan.starts[0]
-        first_block, first_row = plan.begin(first)
+        first_block = plan.block_ends[first - 1] if first else 0
         slots: list[int] = []
         put: list[tuple[Reading, list[Job]]] = []
         last, end = first, first_block
@@ -168,10 +164,7 @@ class WindowFeed:
             last, end = last + 1, blocks.stop
         if last == first:
             return False
-        rows = slice(first_row, plan.row_ends[last - 1])
-        where = plan.lanes[rows], plan.positions[rows] % self._ring
-        self._where[0][where] = np.array(slots)[plan.block_of[rows] - first_block]
-        self._where[1][where] = plan.row_of[rows]
+        self._slot_of[plan.tickets[first_block:end]] = slots
         for reading, jobs in put:
             self._reads.put(reading, jobs)
             self._unread.append(reading)
@@ -215,19 +208,20 @@ class WindowFeed:
 
     def _copy(self, batch: Batch, start: int, stop: int, done: int, ready: int) -> None:
         """Copy positions [done, ready) of all lanes into a batch of [start, stop)."""
-        place = done % self._ring
-        if place + ready - done <= self._ring:
-            where = self._where[:, :, place : place + ready - done]
+        planner, place = self._planner, done % self._planner.ring
+        if place + ready - done <= planner.ring:
+            tickets, rows = planner.where[:, :, place : place + ready - done]
         else:
-            where = self._where.take(np.arange(done, ready) % self._ring, axis=2)
+            tickets, rows = planner.where.take(np.arange(done, ready) % planner.ring, axis=2)
         if (start, stop) == (done, ready) and stop <= self._shortest:
-            self._slots.gather(batch, 0, *where.reshape(2, -1))
+            self._slots.gather(batch, 0, self._slot_of[tickets.reshape(-1)], rows.reshape(-1))
             return
         to = 0
         for lane in range(len(self._lane_rows)):
             count = self._count(lane, done, ready)
             if count:
-                self._slots.gather(batch, to + done - start, *where[:, lane, :count])
+                slots = self._slot_of[tickets[lane, :count]]
+                self._slots.gather(batch, to + done - start, slots, rows[lane, :count])
             to += self._count(lane, start, stop)
 
     def _release(self, ready: int) -> None:
