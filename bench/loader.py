@@ -1,15 +1,18 @@
-"""Host loader: 65,536 rows of 4 KiB, batch 256, shuffled, warm, one process, beside a bound and other loaders.
+"""Host loader, 65,536 rows of 4 KiB, batch 256, shuffled, warm, one process: beside a bound and others.
 
 The bound is ``np.take(ram, rows, out=, mode="clip")`` of random rows. All alternate, a round each; medians.
 Other loaders run where an environment variable names a Python that has them, such as
 ``BENCH_TORCH=/venvs/torch/bin/python`` (or BENCH_DATASETS); the others are said to be skipped.
+``python -m bench.loader RESULT.json`` prints the table of `docs/performance.md`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,8 +56,9 @@ CASES = (
     Case(8),
     Case(64, verify="always"),
     Case(8, 1),
+    Case(8, 1, 128),
+    Case(16, 1, 128),
     Case(64, 1, 64),
-    Case(64, 1, 32),
 )
 
 
@@ -166,3 +170,22 @@ def _peer(name: str, python: str, folder: Path) -> Iterator[Callable[[], float]]
 
         yield once
         process.stdin.close()
+
+
+def table(figures: dict[str, dict[str, dict[str, object]]]) -> str:
+    """A Markdown table of what `run` gave."""
+    lines = ["| loader | rows/s | of the gather | CPU s/GB | shuffle |", "|---|---|---|---|---|"]
+    for name, one in figures["loaders"].items():
+        cells = (
+            name,
+            f"{one['rows_per_second']:,}",
+            one["ratio_to_gather_from_ram"],
+            one["cpu_seconds_per_gb"] or "",
+            one["shuffle"],
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(json.loads(Path(sys.argv[1]).read_text())))

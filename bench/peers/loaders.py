@@ -15,7 +15,7 @@ Epoch = Callable[[], int]
 """Runs an epoch of shuffled batches of torch tensors or arrays; how many rows came."""
 
 
-def torch(rows: Path, folder: Path, batch: int) -> Epoch:
+def torch(rows: Path, _folder: Path, batch: int) -> Epoch:
     """Gather index lists of a BatchSampler from a memory map: what a careful user writes by hand."""
     from torch import from_numpy
     from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
