@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from loaders.ranks import choose_lanes, find_rank
@@ -136,7 +137,10 @@ class Loader:
             self._epoch, self._position = epoch + 1, 0
             return
         begun = time.perf_counter()
-        with WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads) as feed:
+        with ExitStack() as stack:
+            stack.callback(self._reader.rest)
+            feed = WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads)
+            stack.enter_context(feed)
             self._feed = feed
             while self._feed is feed and self._process == os.getpid():
                 batch = feed.batch(position, min(position + self._step, end))

@@ -167,6 +167,11 @@ class BlockReader:
         """Ask the cache again for what it refused or evicted."""
         for state in list(self._states.values()):
             state.cached, state.refetched = None, False
+        self.rest()
+
+    def rest(self) -> None:
+        """Keep no file open; the next read opens it again."""
+        for state in list(self._states.values()):
             state.in_cache = state.on_tier = None
 
     def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
