@@ -25,7 +25,6 @@ RECORDED = {
     "slices": {"belady": (0.316, 0.535, 0.734, 0.848)},
     "jobs": {"belady": (0.360, 0.556, 0.757, 0.887)},
 }
-"""W-TinyLFU's are of another implementation than ours: see docs/regime.md."""
 
 Ints = npt.NDArray[np.int64]
 Numbers = tuple[float, ...]

@@ -1,7 +1,6 @@
 """Decides: sample order, eviction, which policy suits which reader, simulation of them all. Pure, no I/O."""
 
-from policies.mixture import Mixture
-from policies.order import Order
+from policies.order import Mixture, Order
 from policies.regime import choose
 from policies.replay import replay
 from policies.simulation import simulate

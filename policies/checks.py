@@ -2,12 +2,13 @@
 
 import operator
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["one_of", "whole", "whole_array", "whole_ids", "whole_list"]
+__all__ = ["number", "one_of", "whole", "whole_array", "whole_ids", "whole_list"]
 
 _MOST = 1 << 60
 
@@ -17,6 +18,21 @@ def one_of(name: str, value: str, names: Iterable[str], *, example: str) -> None
     if value not in names:
         listed = ", ".join(map(repr, names))
         raise ValueError(f"{name} must be one of {listed}, not {value!r}; for example {name}={example!r}")
+
+
+def number(
+    name: str, value: float, *, above: float | None = None, below: float = inf, example: float
+) -> float:
+    """Return `value`, below `below` and at least 0 or, where `above` is given, more than that.
+
+    Raises ValueError for anything else, NaN and what is no number included.
+    """
+    right = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not right or not 0 <= value < below or (above is not None and value <= above):
+        least = "at least 0" if above is None else f"above {above}"
+        most = "finite" if below == inf else f"below {below:g}"
+        raise ValueError(f"{name} must be {least} and {most}, not {value!r}; e.g. {name}={example}")
+    return value
 
 
 def whole(name: str, value: SupportsIndex, *, least: int, below: int = _MOST, example: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole_ids, whole_list
+from policies.checks import whole_array, whole_ids
 from policies.eviction import Eviction, make
 
 __all__ = ["Replay", "replay"]
@@ -52,7 +52,7 @@ def replay(
     """
     make(name, capacity_bytes, ())  # a wrong name is told first
     items: list[int] = whole_ids("ids", ids).tolist()
-    each = whole_list("sizes", sizes, len(items))
+    each = whole_array("sizes", sizes, len(items))
     policy: Eviction[int] = make(name, capacity_bytes, items)
-    misses, miss_bytes = policy.run(items, each)
-    return Replay(requests=len(items), misses=misses, bytes=sum(each), miss_bytes=miss_bytes)
+    misses, miss_bytes = policy.run(items, each.tolist())
+    return Replay(len(items), misses, int(each.sum()), miss_bytes)

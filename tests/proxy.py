@@ -126,8 +126,8 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(target: Endpoint, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
-    """A relay to `target`, over TLS if a context is given."""
+def proxy(target: Endpoint, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    """A relay to `target`, over TLS if a context is given; at ``::1`` if that is the `host`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -144,6 +144,7 @@ def proxy(target: Endpoint, tls: ssl.SSLContext | None = None) -> Iterator[Proxy
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = False
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         connections: set[socket.socket] = set()  # noqa: RUF012 - one server a class
 
         def get_request(self) -> Any:
@@ -160,11 +161,12 @@ def proxy(target: Endpoint, tls: ssl.SSLContext | None = None) -> Iterator[Proxy
 
     for method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
         setattr(Handler, f"do_{method}", Handler.relay)
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, 0), Handler)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     scheme = "https" if tls else "http"
-    relay = Proxy(target, Endpoint(f"{scheme}://127.0.0.1:{server.server_port}", target.kind))
+    shown = f"[{host}]" if ":" in host else host
+    relay = Proxy(target, Endpoint(f"{scheme}://{shown}:{server.server_port}", target.kind))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -21,7 +21,7 @@ from tiering.errors import Conflict, TieringError, UsageError
 from tiering.keys import INTERNAL
 from tiering.process import ProcessId
 from tiering.reservation import reservations
-from tiering.stores.base import ObjectInfo, Store
+from tiering.stores.base import ObjectInfo, Store, Strays
 from tiering.tickets import Ticket, Tickets, counts, holder
 from tiering.tier import Tier
 
@@ -58,6 +58,8 @@ class GcReport:
     """Corpora that were left as they are, each with the reason."""
     unfinished: int
     """Unfinished writes of dead processes that were removed; not looked for in a dry run."""
+    strays: Strays
+    """Those on the whole tier that were left, as their writers may live on other machines."""
 
     @property
     def nbytes(self) -> int:
@@ -113,7 +115,7 @@ def gc(
         found += _reservations(store, dry_run=dry_run)
     if not dry_run:
         unfinished += store.sweep(INTERNAL)
-    return GcReport(tuple(found), tuple(kept), unfinished)
+    return GcReport(tuple(found), tuple(kept), unfinished, store.strays())
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ def probe(tier: Tier) -> list[Check]:
         store = tier.store
         names = store.children()
         checks = [Check(what, "ok", f"{tier.kind}, {len(names)} names, {store!r}"), _room(tier)]
+        if (strays := store.strays()).count:
+            told = f"{strays.count}, {format_bytes(strays.nbytes)}, perhaps of writers that live elsewhere"
+            told += f"; when nobody writes here: {strays.command}"
+            checks.append(Check(f"{what}: unfinished writes", "optional", told))
     except TieringError as error:
         return [Check(what, "bad", str(error))]
     if tier.read_only:

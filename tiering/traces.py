@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
 from policies.trace import Trace
-from policies.trace_formats import DEFAULT_COLUMNS, parse_csv, parse_log, parse_oracle
+from policies.trace.formats import DEFAULT_COLUMNS, log_lines, parse_csv, parse_log, parse_oracle
 from tiering.access_log import previous_log
 from tiering.errors import FormatError, NotFound, UsageError
 
@@ -51,11 +51,31 @@ def read_trace(
         if kind == "csv":
             return parse_csv(_text(_read(path)), columns)
         if kind == "log":
-            parts = [part for part in (previous_log(path), path) if part.exists()] or [path]
-            return parse_log(_text(b"".join(map(_read, parts))))
+            return parse_log(_log(path))
     except ValueError as error:
-        raise FormatError(f"{str(path)!r} is not a trace in the format {kind!r}: {error}") from error
+        raise _unlike(path, kind, error) from error
     raise UsageError(f"trace format {kind!r} is not known", hint=f"Known: {', '.join(FORMATS)}")
+
+
+def read_log(path: Path) -> Iterator[tuple[float, str, int]]:
+    """Time, digest and bytes of each line of an access log, and of the lines before where they are kept.
+
+    Raises:
+        NotFound: no such file. FormatError: the file is no access log, or over `MAX_TRACE_BYTES`.
+    """
+    try:
+        yield from log_lines(_log(path))
+    except ValueError as error:
+        raise _unlike(path, "log", error) from error
+
+
+def _log(path: Path) -> io.StringIO:
+    parts = [part for part in (previous_log(path), path) if part.exists()] or [path]
+    return _text(b"".join(map(_read, parts)))
+
+
+def _unlike(path: Path, kind: str, error: ValueError) -> FormatError:
+    return FormatError(f"{str(path)!r} is not a trace in the format {kind!r}: {error}")
 
 
 def _format_of(path: Path) -> str:

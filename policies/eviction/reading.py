@@ -3,9 +3,9 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from math import inf
 from typing import Final, Generic
 
+from policies.checks import number
 from policies.eviction.base import Item
 from policies.eviction.foretold import NEVER, follow, next_uses
 from policies.eviction.parts import Parts
@@ -36,10 +36,7 @@ class Reading(Generic[Item]):
 
     def pace(self, requests_per_second: float) -> None:
         """Set the speed; ValueError for one that is not above 0."""
-        if not 0 < requests_per_second < inf:
-            raise ValueError(
-                f"requests_per_second must be above 0, not {requests_per_second}; for example 12.5"
-            )
+        number("requests_per_second", requests_per_second, above=0, example=12.5)
         self._requests_per_second = requests_per_second
 
     def follow(self, item: Item) -> None:

@@ -6,14 +6,18 @@ any one currency.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Final
 
-from policies.checks import whole
+from policies.checks import number, whole
 
 __all__ = ["GB", "HOURS_PER_MONTH", "Item", "Run", "TierSpec", "check_problem"]
 
 GB: Final = 1_000_000_000
 HOURS_PER_MONTH: Final = 730
+
+check_number = partial(number, below=1e18)
+"""Of what is multiplied and added up: larger ones would drown all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +107,6 @@ class Run:
         if self.epochs is not None:
             return self.epochs
         return (self.bytes_per_second or 0.0) * self.window_seconds / total_bytes
-
-
-def check_number(name: str, value: float, *, above: float | None = None, example: float) -> float:
-    """Return `value`, a finite number of at least 0, or more than `above`.
-
-    Raises ValueError for anything else.
-    """
-    right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not 0 <= value < 1e18 or (above is not None and value <= above):
-        least = "at least 0" if above is None else f"more than {above}"
-        raise ValueError(f"{name} must be a number of {least} and below 1e18, not {value!r}; e.g. {example}")
-    return value
 
 
 def check_problem(items: Sequence[Item], tiers: Sequence[TierSpec], runs: Sequence[Run]) -> None:

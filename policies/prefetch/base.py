@@ -25,14 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.checks import whole, whole_list
-from policies.eviction.base import Item
+from policies.eviction.base import Item, checked_capacity
 from policies.eviction.belady import next_uses
 from policies.prefetch.fetch import Fetch, PrefetchStats
 from policies.prefetch.lookahead import Lookahead
 
-__all__ = ["Prefetcher", "capacity"]
-
-_MOST_BYTES = 1 << 63
+__all__ = ["Prefetcher"]
 
 
 class Prefetcher(ABC, Generic[Item]):
@@ -59,7 +57,7 @@ class Prefetcher(ABC, Generic[Item]):
         self._sizes = whole_list("sizes", sizes, len(future))
         self._before = list(accumulate(self._sizes, initial=0))
         self._following = next_uses(future)
-        self._capacity_bytes = capacity(capacity_bytes)
+        self._capacity_bytes = checked_capacity(capacity_bytes)
         self._slots = whole("slots", slots, least=1, example=8)
         if demand_slots is None:
             demand_slots = slots // 8
@@ -297,8 +295,3 @@ class Prefetcher(ABC, Generic[Item]):
         )
         self._round_end = self._round_start[0] + self._adapting.round_bytes
         self._ahead_changed()
-
-
-def capacity(capacity_bytes: int) -> int:
-    """Return a capacity that can be, or raise ValueError."""
-    return whole("capacity_bytes", capacity_bytes, least=0, below=_MOST_BYTES, example=500_000_000_000)

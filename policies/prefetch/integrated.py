@@ -16,8 +16,8 @@ from typing import ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from policies.eviction.base import Item
-from policies.prefetch.base import Prefetcher, capacity
+from policies.eviction.base import Item, checked_capacity
+from policies.prefetch.base import Prefetcher
 from policies.prefetch.lookahead import Lookahead
 
 __all__ = ["Integrated"]
@@ -83,7 +83,7 @@ class Integrated(Prefetcher[Item]):
 
     def resize(self, capacity_bytes: int) -> list[Item]:
         """Set the capacity and return the victims; as in the base class."""
-        self._capacity_bytes = self._most_bytes = capacity(capacity_bytes)
+        self._capacity_bytes = self._most_bytes = checked_capacity(capacity_bytes)
         self._look_at_all_again()
         victims: list[Item] = []
         while self._used_bytes > self._capacity_bytes and (more := self._evict(1, self._cursor - 1)):

@@ -6,7 +6,7 @@ Invariant: least_bytes <= nbytes <= most_bytes.
 
 from typing import Final
 
-from policies.checks import whole
+from policies.checks import number, whole
 
 __all__ = ["Lookahead", "bandwidth_delay_bytes"]
 
@@ -21,13 +21,8 @@ def bandwidth_delay_bytes(
     The delay of an item ends with its last byte, so `item_bytes`, what one item has, is added.
     Raises ValueError for a latency or size below 0 or a bandwidth not above 0.
     """
-    if not latency_seconds >= 0:
-        raise ValueError(f"latency_seconds must be at least 0, not {latency_seconds}; e.g. 0.03")
-    if not 0 < bandwidth_bytes_per_second < float("inf"):
-        raise ValueError(
-            "bandwidth_bytes_per_second must be above 0 and finite, not "
-            f"{bandwidth_bytes_per_second}; e.g. bandwidth_bytes_per_second=1e9"
-        )
+    number("latency_seconds", latency_seconds, example=0.03)
+    number("bandwidth_bytes_per_second", bandwidth_bytes_per_second, above=0, example=1e9)
     item_bytes = whole("item_bytes", item_bytes, least=0, example=67_108_864)
     return round(latency_seconds * bandwidth_bytes_per_second) + item_bytes
 

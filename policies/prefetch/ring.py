@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from policies.eviction.base import Eviction, Item
-from policies.prefetch.base import Prefetcher, capacity
+from policies.eviction.base import Eviction, Item, checked_capacity
+from policies.prefetch.base import Prefetcher
 from policies.prefetch.lookahead import Lookahead
 
 __all__ = ["Ring"]
@@ -118,7 +118,7 @@ class Ring(Prefetcher[Item]):
 
     def resize(self, capacity_bytes: int) -> list[Item]:
         """Set the capacity and return the victims; as in the base class."""
-        self._capacity_bytes = capacity(capacity_bytes)
+        self._capacity_bytes = checked_capacity(capacity_bytes)
         self._ahead_changed()
         unread = [item for item in self._ring if item != self._reading]
         unread.sort(key=lambda item: self._ring[item][1])

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.bounds import bound
-from policies.checks import whole, whole_list
+from policies.checks import number, whole, whole_list
 from policies.eviction import Eviction, make
 from policies.order import Order
+from policies.simulation.models import GB
 
 __all__ = ["EpochCount", "Simulation", "simulate"]
-
-_GB = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +82,8 @@ def simulate(
     shards, a world_size that does not divide the order's lanes, a rank outside [0, world_size), or a price
     below 0.
     """
-    if egress_price_per_gb is not None and not egress_price_per_gb >= 0:
-        raise ValueError(
-            f"egress_price_per_gb must be at least 0, not {egress_price_per_gb}; for example 0.09"
-        )
+    if egress_price_per_gb is not None:
+        number("egress_price_per_gb", egress_price_per_gb, example=0.09)
     sizes = whole_list("shard_bytes", shard_bytes, len(order.shard_rows))
     lanes = order.rank_lanes(rank, world_size)
     foretold = [order.shards(n, lanes).tolist() for n in range(whole("epochs", epochs, least=1, example=3))]
@@ -110,7 +107,7 @@ def simulate(
                 bytes_requested=requested,
                 bytes_fetched=fetched,
                 bound=bound(capacity_bytes, requested, epoch),
-                cost=None if egress_price_per_gb is None else fetched / _GB * egress_price_per_gb,
+                cost=None if egress_price_per_gb is None else fetched / GB * egress_price_per_gb,
             )
         )
     return Simulation(policy, cache.capacity_bytes, tuple(counts))

@@ -1,19 +1,18 @@
 """What a simulation is told of the tier that is read and of the cache before it."""
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
-from policies.checks import whole
+from policies.checks import number, one_of, whole
 from policies.eviction import NAMES
 from policies.prefetch import Integrated
 
-__all__ = ["POLICIES", "CacheModel", "TierModel"]
+__all__ = ["GB", "POLICIES", "CacheModel", "TierModel"]
 
 POLICIES: Final = (*NAMES, Integrated.name)
 """Names for `CacheModel.policy`."""
 
-_GB = 1_000_000_000
+GB: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,9 @@ class TierModel:
     egress_price_per_gb: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, example in (
-            ("latency_seconds", 0.03),
-            ("request_price", 4e-7),
-            ("egress_price_per_gb", 0.09),
-        ):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, not {value}; e.g. {name}={example}")
+        number("latency_seconds", self.latency_seconds, example=0.03)
+        number("request_price", self.request_price, example=4e-7)
+        number("egress_price_per_gb", self.egress_price_per_gb, example=0.09)
         if not self.bandwidth_bytes_per_second > 0:
             raise ValueError(
                 "bandwidth_bytes_per_second must be above 0, not "
@@ -50,7 +44,7 @@ class TierModel:
 
     def cost(self, requests: int, nbytes: int) -> float:
         """Return the price of so many requests for so many bytes together."""
-        return requests * self.request_price + nbytes / _GB * self.egress_price_per_gb
+        return requests * self.request_price + nbytes / GB * self.egress_price_per_gb
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +67,7 @@ class CacheModel:
 
     def __post_init__(self) -> None:
         whole("capacity_bytes", self.capacity_bytes, least=0, example=500_000_000_000)
-        if self.policy not in POLICIES:
-            raise ValueError(
-                f"policy must be one of {', '.join(POLICIES)}, not {self.policy!r}; for example policy='pin'"
-            )
+        one_of("policy", self.policy, POLICIES, example="pin")
         if self.lookahead_bytes is not None:
             whole("lookahead_bytes", self.lookahead_bytes, least=0, example=134_217_728)
         if self.demand_slots is not None:

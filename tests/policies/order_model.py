@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from policies import Order
-from policies.permute import derive, permutation
+from policies.order.permute import derive, permutation
 
 Item = TypeVar("Item")
 Row = tuple[int, int, int]  # shard, row of the shard, global row

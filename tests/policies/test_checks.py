@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from policies.checks import whole, whole_ids, whole_list
+from policies.checks import number, whole, whole_ids, whole_list
 
 
 @pytest.mark.parametrize("value", [1.0, "1", None, np.float64(1)])
@@ -66,3 +68,25 @@ def test_whole_ids_refuse_another_shape_or_type(values: object) -> None:
         ValueError, match=r"ids must be a flat sequence of ints, not .* e\.g\. ids=\[1, 2, 1\]"
     ):
         whole_ids("ids", values)
+
+
+@pytest.mark.parametrize("value", [0, 0.5, np.float32(2.5), np.int64(3)])
+def test_number_takes_what_is_finite_and_at_least_0(value: float) -> None:
+    assert number("speed", value, example=1.0) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "message"),
+    [
+        (-1.0, {}, "speed must be at least 0 and finite, not -1.0; e.g. speed=1.0"),
+        (float("nan"), {}, "speed must be at least 0 and finite, not nan"),
+        (float("inf"), {}, "not inf"),
+        (0, {"above": 0}, "speed must be above 0 and finite, not 0"),
+        (5, {"below": 5}, "speed must be at least 0 and below 5, not 5"),
+        (True, {}, "not True"),
+        ("fast", {}, "not 'fast'"),
+    ],
+)
+def test_number_refuses_what_is_out_of_range(value: float, limits: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        number("speed", value, example=1.0, **limits)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from policies import replay
 from policies.curves import Curve, curve, sampled_curve
-from policies.distances import NEVER, previous_uses, stack_distances
+from policies.curves.distances import NEVER, previous_uses, stack_distances
 from policies.eviction import NAMES
 
 PROFILE = settings(max_examples=80, deadline=None, derandomize=True)

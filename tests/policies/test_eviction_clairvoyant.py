@@ -289,7 +289,7 @@ def test_merged_refuses_shares_that_exceed_the_whole_and_speeds_that_are_none() 
         cache.join([1], share=0.2)
     with pytest.raises(ValueError, match=r"share must be in \[0, .*\], what other readers left, not 0.1"):
         cache.join([1], share=0.1)
-    with pytest.raises(ValueError, match="requests_per_second must be above 0, not 0"):
+    with pytest.raises(ValueError, match="requests_per_second must be above 0 and finite, not 0"):
         cache.join([1], requests_per_second=0)
     with pytest.raises(ValueError, match=r"share must be in .* not -0\.1"):
         Merged[int](1).join([1], share=-0.1)

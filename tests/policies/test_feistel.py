@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.feistel import Feistel
-from policies.permute import derive
+from policies.order.feistel import Feistel
+from policies.order.permute import derive
 from tests.policies.order_model import scattered
 
 PROFILE = settings(max_examples=40, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-from policies.memo import Memo
+from policies.order.memo import Memo
 
 
 def test_memo_forgets_the_key_used_longest_ago() -> None:

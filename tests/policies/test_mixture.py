@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import Mixture, Order
-from policies.schedule import chairman, whole_weights
+from policies.order.schedule import chairman, whole_weights
 from tests.policies.order_model import Case, lane_of, order_of
 
 PROFILE = settings(max_examples=25, deadline=None, derandomize=True)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import Order
-from policies.modes import MODES
-from policies.modes import full as full_mode
-from policies.modes import window as window_mode
+from policies.order.modes import MODES
+from policies.order.modes import full as full_mode
+from policies.order.modes import window as window_mode
 from tests.policies.order_model import (
     UNEVEN,
     Case,

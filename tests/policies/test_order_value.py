@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policies import Order
-from policies.modes import MODES
+from policies.order.modes import MODES
 from tests.policies.order_model import UNEVEN, Case, epoch_of, lane_of, order_of
 
 

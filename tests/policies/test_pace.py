@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from policies.pace import Pace, lookahead_shards
+from policies.regime.pace import Pace, lookahead_shards
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.permute import derive, derive_array, permutation, permutations
+from policies.order.permute import derive, derive_array, permutation, permutations
 
 KEYS = st.integers(0, 2**64 - 1)
 PROFILE = settings(max_examples=60, deadline=None, derandomize=True)

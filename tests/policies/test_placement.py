@@ -286,13 +286,16 @@ def test_shortage_names_the_tier_and_the_bytes() -> None:
         (lambda: TierSpec("t", -1), "tier 't': capacity_bytes must be at least 0, not -1"),
         (
             lambda: TierSpec("t", egress_gb=-0.1),
-            "tier 't': egress_gb must be a number of at least 0 .*, not -0.1",
+            "tier 't': egress_gb must be at least 0 .*, not -0.1",
         ),
-        (lambda: TierSpec("t", egress_gb=float("nan")), "egress_gb must be a number .*, not nan; e.g. 0.023"),
+        (
+            lambda: TierSpec("t", egress_gb=float("nan")),
+            "egress_gb must be at least 0 .*, not nan; e.g. tier 't': egress_gb=0.023",
+        ),
         (lambda: Run("r", (), 1.0, epochs=1), r"run 'r': items is empty; e\.g\. items="),
         (
             lambda: Run("r", ("x",), 0.0, epochs=1),
-            "window_seconds must be a number of more than 0 .*, not 0.0",
+            "window_seconds must be above 0 .*, not 0.0",
         ),
         (lambda: Run("r", ("x",), 1.0), "either epochs or bytes_per_second, not neither; e.g. epochs=3"),
         (lambda: Run("r", ("x",), 1.0, 1.0, 1.0), "not epochs and bytes_per_second"),
@@ -302,7 +305,7 @@ def test_shortage_names_the_tier_and_the_bytes() -> None:
             lambda: place([Item("x", 1, ("disk",))], [LAKE]),
             "on has 'disk', which tiers does not; e.g. 'lake'",
         ),
-        (lambda: place([], [LAKE], months=0), "months must be a number of more than 0"),
+        (lambda: place([], [LAKE], months=0), "months must be above 0"),
         (lambda: place([], [LAKE], node_limit=0), "node_limit must be at least 1"),
     ],
 )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from policies import Order, replay
-from policies.readers import Reader, Requests, merge, sample
+from policies.regime.readers import Reader, Requests, merge, sample
 
 
 def test_reader_of_an_order_asks_for_its_lanes_shards_epoch_by_epoch() -> None:
@@ -44,7 +44,7 @@ def test_reader_repeats_where_every_epoch_takes_the_same_shards_once(
         ({"shard_bytes": -1}, "shard_bytes must be at least 0"),
         ({"speed": 0.0}, "speed must be above 0 and finite, not 0.0"),
         ({"speed": float("nan")}, "speed must be above 0 and finite"),
-        ({"affinity": "node"}, "affinity must be 'global' or 'lane', not 'node'"),
+        ({"affinity": "node"}, "affinity must be one of 'global', 'lane', not 'node'"),
         ({"epochs": [[0, 1], [0, 2]], "affinity": "lane"}, "affinity must be 'global', not 'lane', where"),
     ],
 )

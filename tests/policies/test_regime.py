@@ -3,11 +3,11 @@ import re
 import numpy as np
 import pytest
 
-from policies import Order, choose, regime, replay
+from policies import Order, choose, replay
 from policies.bounds import bound, most_hit_bytes
 from policies.eviction import NAMES, ONLINE
-from policies.pace import Pace, lookahead_shards
-from policies.readers import Reader, Requests, merge
+from policies.regime import Pace, Reader, Requests, lookahead_shards
+from policies.regime.readers import merge
 
 SHARD = 1000
 
@@ -178,7 +178,7 @@ def test_choose_takes_the_best_online_policy_where_the_future_is_not_known() -> 
 
 def test_choose_is_not_misled_by_items_asked_for_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a sample that caught one by luck most would hit, of one that did not, few."""
-    monkeypatch.setattr(regime, "_SAMPLE", 5000)
+    monkeypatch.setattr("policies.regime.choice._SAMPLE", 5000)
     ids = np.random.default_rng(4).zipf(1.1, 50_000) % 5000
     choice = choose(past=Requests(ids, SHARD), capacity_bytes=500 * SHARD)
     found = re.search(r"most, (0\.\d+) of the bytes, with lru (0\.\d+), in 5,000 of 50,000", choice.reason)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import Order, rowset
-from policies.rowset import Bits, Runs, equal, row_set
+from policies import Order
+from policies.order import rowset
+from policies.order.rowset import Bits, Runs, equal, row_set
 
 PROFILE = settings(max_examples=50, deadline=None, derandomize=True)
 

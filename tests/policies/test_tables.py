@@ -25,9 +25,10 @@ def test_pin_and_belady_of_permutations_hit_the_bound_itself(policy: str) -> Non
     assert row.measured == row.expected == SHARES
 
 
-def test_sieve_of_ten_permutations_hits_what_was_recorded() -> None:
-    (row,) = (row for row in tables.permutation_rows(ITEMS, seed=3) if row.policy == "sieve")
-    assert max(map(abs, row.deviation)) <= 0.03
+@pytest.mark.parametrize(("policy", "near"), [("sieve", 0.03), ("wtinylfu", 0.05)])
+def test_online_policy_on_ten_permutations_hits_what_was_recorded(policy: str, near: float) -> None:
+    (row,) = (row for row in tables.permutation_rows(ITEMS, seed=3) if row.policy == policy)
+    assert max(map(abs, row.deviation)) <= near
 
 
 def test_pin_of_slices_hits_what_its_filling_says() -> None:

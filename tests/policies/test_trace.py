@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies import Order
 from policies.trace import Trace, order_trace
-from policies.trace_formats import parse_csv, parse_log, parse_oracle
+from policies.trace.formats import parse_csv, parse_log, parse_oracle
 
 PROFILE = settings(max_examples=60, deadline=None, derandomize=True)
 REQUESTS = st.lists(

@@ -7,6 +7,7 @@ representations, pickles, Dask graphs, events, state, errors with the local vari
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import pickle
@@ -22,6 +23,7 @@ import numpy as np
 import psutil
 
 from loaders import Loader
+from tests.servers import silent_server
 from tiering import NodeCache, Tier, ingest, open_corpus, open_tier, plan_move, release, verify
 from tiering.cli.main import run
 from tiering.errors import TieringError
@@ -32,6 +34,7 @@ ROWS = np.arange(4096 * 64, dtype=np.int64).reshape(4096, 64)
 
 def main(url: str, options: str, folder: str) -> None:
     logging.basicConfig(level=logging.DEBUG)
+    http.client.HTTPConnection.debuglevel = 1  # as people set it to see what a client sends
     place = Path(folder)
     with local_cluster(processes=True, workers=1) as client:
         client.run(_log_everything, str(place / "worker.log"))
@@ -59,17 +62,22 @@ def main(url: str, options: str, folder: str) -> None:
                 tell(page, urllib.request.urlopen(f"{address}/{page}", timeout=20).read().decode())
         ours = psutil.Process()
         tell("processes", [process.cmdline() for process in (ours, *ours.children(recursive=True))])
-        for failure in failures(lake, url, json.loads(options), staged):
-            tell("failure", *failure)
+        with silent_server() as silence:
+            for failure in failures(lake, url, json.loads(options), staged, silence):
+                tell("failure", *failure)
         tell("release", release(staged, lake))
 
 
-def failures(lake: Tier, url: str, options: dict[str, Any], staged: Any) -> Iterator[list[str]]:
-    """How errors of each kind look with everything a debugger would show."""
+def failures(lake: Tier, url: str, options: dict[str, Any], staged: Any, silence: str) -> Iterator[list[str]]:
+    """How errors of each kind look with everything a debugger would show; `silence` never answers."""
     bucket = url.rpartition("/")[0]
     nowhere = {**options, "endpoint_url": "http://127.0.0.1:9", "deadline_seconds": 2}
+    lake.store.write("long", [bytes(1 << 20)])
+    silent = open_tier(url, "silent", options={**nowhere, "endpoint_url": silence, "retry_attempts": 1})
     attempts = [
         lambda: lake.store.read("none"),
+        lambda: lake.store.read_into("long", 1, memoryview(bytearray(1 << 20))),
+        lambda: silent.store.read("long"),
         lambda: lake.store.write("../up", [b"x"]),
         lambda: lake.store.write("canary/.tiering/HEAD", [b"x"], if_absent=True),
         lambda: pickle.dumps(lake.store),

@@ -12,6 +12,7 @@ import pytest
 from tests.corpora import start_python
 from tests.servers import BUCKET, SECRET_ACCESS_KEY, Endpoint
 
+SIGNED_URL = b"X-Amz-Signature"
 PROGRAM = "import sys; from tests.security.leaky_work import main; main(*sys.argv[1:])"
 
 
@@ -35,6 +36,8 @@ def assert_no_secret(where: str, data: bytes) -> None:
     for form, needle in disguises(SECRET_ACCESS_KEY).items():
         at = data.find(needle)
         assert at < 0, f"{where} shows the secret ({form}): {data[max(0, at - 300) : at + 100]!r}"
+    at = data.find(SIGNED_URL)  # whoever has one may do what it asks for
+    assert at < 0, f"{where} shows a URL that is signed: {data[max(0, at - 300) : at + 100]!r}"
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,8 @@ def test_the_search_finds_what_it_looks_for(form: str) -> None:
     leak = b"some words " + disguises(SECRET_ACCESS_KEY)[form] + b" more"
     with pytest.raises(AssertionError, match="shows the secret"):
         assert_no_secret("a leak", leak)
+
+
+def test_the_search_finds_a_signed_url() -> None:
+    with pytest.raises(AssertionError, match="shows a URL that is signed"):
+        assert_no_secret("a leak", b"http://127.0.0.1/b/k?X-Amz-Date=1&X-Amz-Signature=00")

@@ -15,15 +15,16 @@ import typer
 from dask.utils import parse_timedelta
 from rich.markup import escape
 
-from policies import Order
+from policies import Order, choose
 from policies.curves import Curve
 from policies.eviction import NAMES
-from policies.modes import MODES
+from policies.order import MODES
+from policies.regime import Pace, Reader, Requests
 from policies.simulation import CacheModel, TierModel, front
 from policies.trace import Trace, order_trace
-from policies.trace_formats import DEFAULT_COLUMNS
+from policies.trace.formats import DEFAULT_COLUMNS
 from tiering.cli.session import Session
-from tiering.cli.simulate_report import advise, best, facts, table
+from tiering.cli.simulate_report import advise, best, facts, finite, suits, table
 from tiering.corpus import Corpus, open_corpus
 from tiering.errors import UsageError
 from tiering.plots import check_plot, draw
@@ -119,13 +120,15 @@ def simulate_command(
     names = _several(policy, _TRACE_POLICIES if trace else _CORPUS_POLICIES)
     _checked(lambda: [CacheModel(0, each) for each in names])  # what is wrong is told before a long reading
     aheads = [_lookahead(text) for text in _several(lookahead, ["0"] if trace else ["auto"])]
-    pace = 0.0 if consume is None else 1 / parse_size(consume, "--consume", "--consume 1GB")
+    needed = None if consume is None else parse_size(consume, "--consume", "--consume 1GB")
     if trace is not None:
-        title, requests = trace.name, read_trace(trace, format_, columns.split(","))
+        title, requests, reader = trace.name, read_trace(trace, format_, columns.split(",")), None
     else:
         corpus = _corpus(place, name or "", version)
         title = corpus.name
-        requests = _checked(lambda: _corpus_trace(corpus, shuffle, seed, lanes, epochs, world_size, rank))
+        requests, reader = _checked(
+            lambda: _corpus_reader(corpus, shuffle, seed, lanes, epochs, world_size, rank)
+        )
     footprint = requests.footprint_bytes
     sizes = sorted({_capacity(text, footprint) for text in _several(capacity, _CAPACITIES)})
     caches = [CacheModel(size, each, ahead) for size, each, ahead in product(sizes, names, aheads)]
@@ -135,8 +138,16 @@ def simulate_command(
             steps = sorted({max(1, footprint * step // points) for step in range(1, points + 1)})
             known = [each for each in names if each in NAMES] or ["belady"]  # prefetching has no curve
             drawn = _checked(lambda: curves(requests, known, steps, sample=sample, client=client))
+        pace = 1 / needed if needed else 0.0
         outcomes = _checked(lambda: sweep(requests, model, caches, seconds_a_byte=pace, client=client))
-    words = advise(requests, outcomes)
+    chosen = best(outcomes)
+    regime = choose(
+        readers=1 if reader is None else [reader],
+        past=Requests(requests.ids, requests.sizes) if reader is None else None,
+        capacity_bytes=chosen.cache.capacity_bytes,
+        pace=Pace(model.latency_seconds, model.bandwidth_bytes_per_second, needed) if needed else None,
+    )
+    words = [*advise(requests, outcomes), suits(regime, chosen)]
     if not (consume or trace):
         words.append("Without --consume training takes bytes as fast as they come: all its time is waiting.")
     if plot is not None:
@@ -153,7 +164,8 @@ def simulate_command(
         },
         "tier": asdict(model),
         "outcomes": [facts(outcome) for outcome in outcomes],
-        "best": facts(best(outcomes)),
+        "best": facts(chosen),
+        "regime": asdict(regime) | {"gain": finite(regime.gain)},
         "front": [facts(outcome) for outcome in front(outcomes)],
         "curves": [asdict(curve) for curve in drawn],
         "words": words,
@@ -169,14 +181,17 @@ def _corpus(place: Tier | None, name: str, version: int | None) -> Corpus:
     return open_corpus(place, name, version)
 
 
-def _corpus_trace(
+def _corpus_reader(
     corpus: Corpus, shuffle: str, seed: int, lanes: int, epochs: int, world_size: int, rank: int
-) -> Trace:
+) -> tuple[Trace, Reader]:
+    """What a rank asks for, object by object, and shard by shard."""
     order = Order(
         corpus.shard_rows, block_rows=corpus.contents.block_rows, seed=seed, mode=shuffle, lanes=lanes
     )
     shards, sizes = (corpus.manifest[column].to_numpy() for column in ("shard", "nbytes"))
-    return order_trace(
+    shard_bytes = np.zeros(len(corpus.shard_rows), np.int64)
+    np.add.at(shard_bytes, shards, sizes.astype(np.int64))
+    trace = order_trace(
         order,
         shards.astype(np.int64),
         sizes.astype(np.int64),
@@ -184,6 +199,7 @@ def _corpus_trace(
         world_size=world_size,
         rank=rank,
     )
+    return trace, Reader.of(order, shard_bytes, rank=rank, world_size=world_size, epochs=epochs)
 
 
 def _tier_model(

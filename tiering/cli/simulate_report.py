@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -10,6 +11,7 @@ from dask.utils import format_bytes, format_time
 from rich.table import Table
 
 from policies.eviction import ONLINE
+from policies.regime import Choice
 from policies.simulation import Outcome, front
 from policies.trace import Trace
 
@@ -23,9 +25,11 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     """A row for each; the lookahead where they differ in it, dollars where they cost any."""
     ahead = len({outcome.cache.lookahead_bytes for outcome in outcomes}) > 1
     priced = any(outcome.cost for outcome in outcomes)
-    columns = ["policy", "cache", *["ahead"] * ahead, "missed", "bytes", "at least", "fetched"]
-    columns += [*["dollars"] * priced, "waits", "99%", ""]
-    shown = Table(*columns, box=None, pad_edge=False)
+    columns = ["policy", "cache", *["ahead"] * ahead, "miss", "bytes", "least", "fetched"]
+    columns += [*["$"] * priced, "waits", "99%", ""]
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:  # in 80 columns a long name takes two lines, and no figure is cut
+        shown.add_column(column, no_wrap=column != "policy", overflow="fold")
     chosen, frugal = best(outcomes), front(outcomes)
     for outcome in outcomes:
         row = [outcome.cache.policy, format_bytes(outcome.cache.capacity_bytes)]
@@ -54,6 +58,11 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def finite(number: float | None) -> float | None:
+    """The number, or None for one that JSON has not."""
+    return None if number is None or math.isinf(number) else number
+
+
 def best(outcomes: Sequence[Outcome]) -> Outcome:
     """The one that a node cache can do and that stalls least; of those alike, the least egress, then room."""
     possible = [o for o in outcomes if o.cache.policy in ONLINE] or list(outcomes)
@@ -78,6 +87,13 @@ def advise(trace: Trace, outcomes: Sequence[Outcome]) -> list[str]:
             "which never keeps them."
         )
     return words
+
+
+def suits(choice: Choice, chosen: Outcome) -> str:
+    """What `policies.choose` takes for that room, and why."""
+    ahead = f" Begin {choice.lookahead_shards} shards ahead." if choice.lookahead_shards else ""
+    room = format_bytes(chosen.cache.capacity_bytes)
+    return f"What suits {room} of these requests is {choice.policy}: {choice.reason}.{ahead}"
 
 
 def _demand(trace: Trace) -> str:

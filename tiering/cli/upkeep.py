@@ -79,6 +79,12 @@ def gc_command(
         f"{len(report.garbage)} objects, {format_bytes(report.nbytes)} {verb}"
         + ("" if dry_run else f"; {report.unfinished} unfinished writes removed")
     )
+    if report.strays.count:
+        text.append(
+            f"{report.strays.count} unfinished writes ({format_bytes(report.strays.nbytes)}) were left: their"
+            " writers may live on other machines. When nobody writes here:\n"
+            f"  {escape(report.strays.command)}"
+        )
     document = {
         "ok": True,
         "dry_run": dry_run,
@@ -86,6 +92,7 @@ def gc_command(
         "unfinished": report.unfinished,
         "garbage": [{"key": one.key, "bytes": one.nbytes, "reason": one.reason} for one in report.garbage],
         "kept": [{"name": name, "reason": why} for name, why in report.kept],
+        "strays": asdict(report.strays),
     }
     session.result(document, "\n".join(text))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tiering import process
 from tiering.claim import claimed
 from tiering.digest import digest
 from tiering.encryption.corpus_keys import read_document
@@ -16,6 +17,7 @@ from tiering.encryption.frames import MAGIC, is_ciphertext
 from tiering.encryption.keyring import ALGORITHM, KeyDocument, key_object
 from tiering.errors import Conflict, Corrupt, NotFound, UsageError
 from tiering.keys import INTERNAL, validate_name
+from tiering.reservation import Reservation, reservations
 from tiering.stores.base import Store
 from tiering.stores.encrypted import Encrypted, overwrite
 from tiering.stores.wrappers import Wrapper
@@ -47,27 +49,42 @@ def encryption_of(tier: Tier, name: str) -> EncryptionInfo | None:
 def rotate_key(tier: Tier, name: str) -> bool:
     """Wrap the key of corpus `name` by the `encryption_key` of the tier, from its `encryption_previous_key`.
 
-    No data is rewritten. Killed at any instant, it leaves the corpus readable by one of the two; again
-    finishes it.
+    So is the key of the tier's own objects, without which nothing could be written by the new key alone. No
+    data is rewritten. Killed at any instant, it leaves the corpus readable by one of the two; again finishes
+    it.
 
     Returns:
-        Whether anything was to be done.
+        Whether the corpus's key was another's.
 
     Raises:
         ConfigError: neither key opens it. NotFound: no such corpus key. UsageError: read-only or not
         encrypted. Conflict: somebody writes the corpus right now.
     """
     layer = _writable(tier)
-    _document(layer.inner, name)
+    _document(layer.inner, validate_name(name))
     with claimed(tier.store, name, digest(b"rotate"), shared=False):
-        document = layer.keyring.rewrap(_document(layer.inner, name), name)
-        if document is None:
-            return False
-        layer.inner.write(key_object(name), [document.encode()])
-        written = _document(layer.inner, name)
-        layer.keyring.open(written, name)
-        if written != document:
-            raise Conflict("the corpus key was replaced meanwhile", tier=tier.name, key=key_object(name))
+        rotated = _rewrap(layer, name)
+    if read_document(layer.inner, INTERNAL) is not None:
+        line = reservations(tier.store)
+        # Of no bytes: while it is there, the folder is not empty and its key not dropped and made anew.
+        mine = line.take(lambda number, token, _: Reservation(number, name, 0, process.current(), token))
+        try:
+            _rewrap(layer, INTERNAL)
+        finally:
+            line.give_back(mine)
+    return rotated
+
+
+def _rewrap(layer: Encrypted, scope: str) -> bool:
+    """Wrap the key of a folder by the current key; whether anything was to be done."""
+    document = layer.keyring.rewrap(_document(layer.inner, scope), scope)
+    if document is None:
+        return False
+    layer.inner.write(key_object(scope), [document.encode()])
+    written = _document(layer.inner, scope)
+    layer.keyring.open(written, scope)
+    if written != document:
+        raise Conflict("the corpus key was replaced meanwhile", tier=layer.name, key=key_object(scope))
     return True
 
 
@@ -121,7 +138,7 @@ def _delete_ciphertexts(store: Store, name: str) -> int:
 
 
 def _document(store: Store, name: str) -> KeyDocument:
-    document = read_document(store, validate_name(name))
+    document = read_document(store, name)
     if document is None:
         raise NotFound(
             f"no encrypted corpus {name!r}", tier=store.name, hint="'tiering ls' lists what is there"

@@ -4,15 +4,17 @@ Invariant: a copy goes only by `tiering.release`, after proof of the copies that
 a rule that forgets old versions with ``min_copies = 0`` may give up a last copy, never of a newest version.
 
 What the tiers record of a version: its bytes, and when its record was written on each of them, of which the
-earliest counts. So a copy is as old as the oldest that remains. Nobody records reads yet: a corpus counts as
-last used when it was written. Tags and counts of reads are not recorded; a rule that needs them is refused.
+earliest counts. So a copy is as old as the oldest that remains. When a corpus was read, and how often, the
+access logs of node caches tell that the job names; what none of them has counts as read when they began.
+Where none is named, a corpus counts as last used when it was written. Tags are not recorded. A rule that
+needs what is not known is refused.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from distributed import Client
@@ -23,26 +25,38 @@ from tiering.catalog import Record
 from tiering.corpus import Corpus, open_corpus
 from tiering.errors import ConfigError, Conflict, TieringError
 from tiering.forget import forget
+from tiering.jobs.reads import Reads, read_logs
 from tiering.jobs.result import JobResult
 from tiering.jobs.spec import LifecycleJob
 from tiering.plan import plan_move
 from tiering.release import release
 from tiering.tier import Tier
 
-_NOTE = "nobody records reads yet: a corpus counts as last used when it was written"
+_NOTE = "no access_logs are named: a corpus counts as last used when it was written"
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A version of a corpus: the tiers that hold it, its bytes, and when it was first written, if known."""
+    """A version of a corpus: the tiers that hold it, its bytes, and when it was first written, if known.
+
+    last_read_seconds, reads: of its shards, by the access logs; None without these.
+    """
 
     record: Record
     tiers: tuple[Tier, ...]
     nbytes: int
     created_seconds: float | None
+    last_read_seconds: float | None = None
+    reads: int | None = None
+
+    @property
+    def last_used_seconds(self) -> float | None:
+        """When it was read last or, if that is later or all that is known, written."""
+        known = (self.created_seconds, self.last_read_seconds)
+        return max((seconds for seconds in known if seconds is not None), default=None)
 
 
-def take_stock(tiers: tuple[Tier, ...]) -> dict[tuple[str, int], Holding]:
+def take_stock(tiers: tuple[Tier, ...], reads: Reads | None = None) -> dict[tuple[str, int], Holding]:
     """All versions of all corpora on the tiers, by name and number, in that order.
 
     Raises:
@@ -62,12 +76,18 @@ def take_stock(tiers: tuple[Tier, ...]) -> dict[tuple[str, int], Holding]:
                     )
                 written = tier.store.stat(catalog.record_key(name, version)).modified_seconds
                 times = [known.created_seconds if known else None, written]
-                found[name, version] = Holding(
-                    record,
-                    (*known.tiers, tier) if known else (tier,),
-                    known.nbytes if known else catalog.load(tier.store, name, version)[1].nbytes,
-                    min((one for one in times if one is not None), default=None),
-                )
+                created = min((one for one in times if one is not None), default=None)
+                if known is not None:
+                    found[name, version] = replace(known, tiers=(*known.tiers, tier), created_seconds=created)
+                    continue
+                manifest = catalog.load(tier.store, name, version)[1]
+                holding = Holding(record, (tier,), manifest.nbytes, created)
+                if reads is not None:
+                    digests = manifest.table["digest"].to_pylist()
+                    holding = replace(
+                        holding, last_read_seconds=reads.last(digests), reads=reads.count(digests)
+                    )
+                found[name, version] = holding
     return dict(sorted(found.items()))
 
 
@@ -75,14 +95,16 @@ def catalogue_of(stock: dict[tuple[str, int], Holding], tiers: tuple[Tier, ...])
     """The table that rules are evaluated over."""
     held = [{tier.name for tier in holding.tiers} for holding in stock.values()]
     written = [holding.created_seconds for holding in stock.values()]
-    created = None if None in written else np.array(written, np.float64)
+    used = [holding.last_used_seconds for holding in stock.values()]
+    reads = [holding.reads for holding in stock.values()]
     return Catalogue(
         names=[name for name, _ in stock],
         tiers=[tier.name for tier in tiers],
         present=np.array([[tier.name in on for tier in tiers] for on in held], bool).reshape(-1, len(tiers)),
         nbytes=np.array([holding.nbytes for holding in stock.values()], np.int64),
-        created_seconds=created,
-        last_access_seconds=created,
+        created_seconds=None if None in written else np.array(written, np.float64),
+        last_access_seconds=None if None in used else np.array(used, np.float64),
+        accesses=None if None in reads else np.array(reads, np.int64),
         versions=np.array([version for _, version in stock], np.int64),
         capacity_bytes={tier.name: tier.capacity_bytes for tier in tiers if tier.capacity_bytes is not None},
     )
@@ -101,7 +123,7 @@ def run_lifecycle(
     Raises:
         ConfigError: a rule needs what the tiers do not record. Conflict: see `take_stock`.
     """
-    stock = take_stock(job.tiers)
+    stock = take_stock(job.tiers, read_logs(job.access_logs))
     try:
         outcome = apply_rules(job.rules, catalogue_of(stock, job.tiers), time.time())
     except ValueError as error:
@@ -161,7 +183,9 @@ def _act(
 def _told(job: LifecycleJob, outcome: Outcome, *, explain: bool) -> Iterator[str]:
     """What people should know before anything is done."""
     timed = ("idle_for", "used_within")
-    if any(rule.order_by == "idlest" or any(getattr(rule, key) for key in timed) for rule in job.rules.rules):
+    if not job.access_logs and any(
+        rule.order_by == "idlest" or any(getattr(rule, key) for key in timed) for rule in job.rules.rules
+    ):
         yield f"{job.name}: {_NOTE}"
     if explain:
         stock = outcome.catalogue

@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from policies.lifecycle import Rules, load_rules
 from tiering.config import Config, Table, read_tiers, read_toml
@@ -76,6 +76,8 @@ class LifecycleJob:
     name: str
     rules: Rules
     tiers: tuple[Tier, ...]
+    access_logs: tuple[Path, ...] = ()
+    """Of the node caches through which the corpora are read."""
 
 
 def load_jobs(path: Path, config: Config) -> list[Job | LifecycleJob]:
@@ -131,16 +133,32 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
         raise ConfigError(f"{table.where}.tiers = {names!r} is not a list of names", hint=hint)
     rules = table.get("rules", list, f"[[{table.where.split('[')[0]}.rules]]", [])
     min_copies = table.get("min_copies", int, "1", 1)
+    logs = table.get("access_logs", list, "['/mnt/nvme/access.jsonl']", [])
+    if not all(isinstance(log, str) and log for log in logs):
+        hint = "Example: access_logs = ['/mnt/nvme/access.jsonl']"
+        raise ConfigError(f"{table.where}.access_logs = {logs!r} is not a list of paths", hint=hint)
     name = table.get("name", str, "'nightly'", "lifecycle")
     table.finish()
     places = tuple(tiers.tier(name) for name in names)
     try:
         loaded = load_rules(
-            rules, [tier.name for tier in places], min_copies=min_copies, where=f"{table.where}.rules"
+            [_with_marks(rule, tiers) for rule in rules],
+            [tier.name for tier in places],
+            min_copies=min_copies,
+            where=f"{table.where}.rules",
         )
     except ValueError as error:
         message, _, example = str(error).rpartition("; e.g. ")
         if table.where not in message:
             message = f"{table.where}: {message}"
         raise ConfigError(message, hint=f"Example: {example}") from None
-    return LifecycleJob(name, loaded, places)
+    return LifecycleJob(name, loaded, places, tuple(Path(log).expanduser() for log in logs))
+
+
+def _with_marks(rule: Any, tiers: Config) -> Any:
+    """The rule with the water marks of its tier where it says ``high_water = "tier"``."""
+    wanted = isinstance(rule, Mapping) and rule.get("high_water") == "tier"
+    tier = tiers.tiers.get(str(rule.get("tier"))) if wanted else None
+    if tier is None:  # what is wrong with it is told where all rules are checked
+        return rule
+    return {"low_water": tier.low_water, **rule, "high_water": tier.high_water}

@@ -74,6 +74,16 @@ class Extent:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """Unfinished writes that nothing removes, as nothing here can tell whether their writers live."""
+
+    count: int = 0
+    nbytes: int = 0
+    command: str = ""
+    """Removes those of more than a day, once it is known that nobody writes."""
+
+
 class Store(ABC):
     """Keys to bytes; see the module for the promises."""
 
@@ -151,6 +161,10 @@ class Store(ABC):
         Safe while others write.
         """
         return 0
+
+    def strays(self) -> Strays:
+        """What `sweep` leaves because its writer may live on another machine."""
+        return Strays()
 
     def free_bytes(self) -> int | None:
         """Room left on the medium, or None where nobody knows."""

@@ -26,6 +26,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ from tiering.errors import (
     Unavailable,
     UsageError,
 )
-from tiering.keys import path_of, validate, validate_prefix
+from tiering.keys import TEMP_PREFIX, path_of, validate, validate_prefix
 from tiering.stores import direct, file_temp
-from tiering.stores.base import Extent, ObjectInfo, Reader, Store, check_range, total_bytes
+from tiering.stores.base import Extent, ObjectInfo, Reader, Store, Strays, check_range, total_bytes
 from tiering.stores.file_kept import KeptFile, KeptFiles, identity_of
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
 from tiering.stores.pages import new_buffer
@@ -172,6 +173,18 @@ class FileStore(Store):
                 return 0
 
         return self._retried(None, sweep)
+
+    def strays(self) -> Strays:
+        def look() -> Strays:
+            try:
+                found = [file_temp.stray_bytes(folder, name) for folder, name in self._tree.walk_temps([])]
+            except (FileNotFoundError, NotADirectoryError):
+                return Strays()
+            sizes = [nbytes for nbytes in found if nbytes is not None]
+            command = f"find {shlex.quote(str(self.root))} -name '{TEMP_PREFIX}*' -mtime +0 -delete"
+            return Strays(len(sizes), sum(sizes), command if sizes else "")
+
+        return self._retried(None, look)
 
     def _with_file(self, key: str, work: Callable[[int], T]) -> T:
         segments = _segments(key)
@@ -345,7 +358,13 @@ def _is_file(fd: int, folder: int, name: str) -> bool:
 
 
 def _preallocate(fd: int, nbytes: int) -> None:
-    """Claim the room; `os.posix_fallocate` would write to every page where there is no such call."""
+    """Claim the room; `os.posix_fallocate` would write to every page where there is no such call.
+
+    What can never fit is refused before: a claim that fails half way fills the disk for everybody meanwhile.
+    """
+    stats = os.fstatvfs(fd)
+    if stats.f_blocks and nbytes > stats.f_bfree * stats.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     while _LIBC.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes)):
         number = ctypes.get_errno()
         if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # a file system without preallocation

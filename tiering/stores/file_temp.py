@@ -4,7 +4,8 @@ Invariant: a temporary file is swept only when its writer is proven dead. On a f
 alone manages the proof is its lock, which the kernel frees when a process ends. Elsewhere (NFS, SMB, FUSE,
 Lustre and all that is not known) a lock may reach no further than the machine that took it, so it is not
 believed: there the name says who writes, and only a process of this boot and pid namespace can be seen to
-have ended. What a crash of another machine leaves there stays until somebody who knows deletes it.
+have ended. What a crash of another machine leaves there is told as stray and stays until somebody who knows
+deletes it.
 """
 
 from __future__ import annotations
@@ -91,6 +92,21 @@ def sweep(folder: int, name: str) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def stray_bytes(folder: int, name: str) -> int | None:
+    """Length of a temporary file of which it cannot be known whether its writer lives; else None."""
+    owner = _owner_of(name)
+    if owner and (owner.is_alive() or owner.is_dead()):
+        return None
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:  # published, or removed by its writer
+        return None
+    try:
+        return os.fstat(fd).st_size if owner or not locks_are_believed(fd) else None
+    finally:
+        os.close(fd)
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,8 @@ takes two to three times the processor time of one copy from the socket into war
 
 Invariant: only an answer that is exactly what was asked for is taken. Of anything else nothing is made here:
 the caller asks again through obstore, which knows how often to try and how each error is called. Silence
-alone is final, so that nobody waits for it twice. A URL that is signed never leaves this module.
+alone is final, so that nobody waits for it twice. A URL that is signed never leaves this module: no error,
+local variable or debugging output that another could show holds one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ _PASSING: Final = (408, 412, 416, 429)
 
 class MissingError(Exception):
     """The server has no such object."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """Where to send a request; what signs it is in no repr, as tools show those of a frame's variables."""
+
+    scheme: str
+    netloc: str
+    target: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +112,15 @@ class Sockets:
         Raises:
             MissingError: there is no such object. DeadlineExceeded: the server is silent.
         """
-        if not self._works or nbytes < LEAST_BYTES or (url := _signed(client, key)) is None:
+        if not self._works or nbytes < LEAST_BYTES or (signed := _signed(client, key)) is None:
             yield None
             return
         headers = {"Range": f"bytes={offset}-{offset + nbytes - 1}"}
         if etag:
             headers["If-Match"] = etag
-        connection = None
+        connection, response, silent = None, None, False
         try:
-            connection, response = self._ask(url, headers)
+            connection, response = self._ask(signed, headers)
             yield self._checked(response, offset, nbytes, etag) if response else None
             if connection and response and response.isclosed() and not response.will_close:
                 self._keep(connection)
@@ -118,12 +128,16 @@ class Sockets:
         except DeadlineExceeded:
             raise
         except TimeoutError:
-            hint = "Look at the network, or give the tier a larger deadline_seconds"
-            problem = f"no answer in time from {self._options.host}"
-            raise DeadlineExceeded(problem, tier=self._options.tier, key=key, hint=hint) from None
+            silent = True
         finally:
             if connection:
                 connection.close()
+                if response:
+                    response.close()  # it alone has the socket where the server ends the connection
+        if silent:  # raised out here, as the frames of the other error have seen the URL
+            hint = "Look at the network, or give the tier a larger deadline_seconds"
+            problem = f"no answer in time from {self._options.host}"
+            raise DeadlineExceeded(problem, tier=self._options.tier, key=key, hint=hint)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -131,16 +145,15 @@ class Sockets:
             _close(self._idle)
 
     def _ask(
-        self, url: str, headers: dict[str, str]
+        self, signed: _Signed, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection | None, http.client.HTTPResponse | None]:
         """Send a request; a connection that the server closed while it was idle is replaced."""
-        parts = urlsplit(url)
         for connection in (self._take(), None):
             try:
-                connection = connection or self._connect(parts.scheme, parts.netloc)
+                connection = connection or self._connect(signed.scheme, signed.netloc)
                 if connection is None:
                     break
-                connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
+                connection.request("GET", signed.target, headers=headers)
                 return connection, connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 connected = connection is not None and connection.sock is not None
@@ -175,13 +188,14 @@ class Sockets:
 
     def _connect(self, scheme: str, netloc: str) -> http.client.HTTPConnection | None:
         """A new connection; None where a proxy stands between."""
-        if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(netloc):
+        if {scheme, "all"} & urllib.request.getproxies().keys() and not urllib.request.proxy_bypass(netloc):
             self._works = False
             return None
         seconds = min(CONNECT_SECONDS, self._options.deadline_seconds)
         connection = http.client.HTTPConnection(netloc, timeout=seconds)
         if scheme == "https":
             connection = http.client.HTTPSConnection(netloc, timeout=seconds, context=self._context())
+        connection.set_debuglevel(0)  # else it prints each request where others debug theirs
         connection.connect()
         connection.sock.settimeout(self._options.deadline_seconds)
         return connection
@@ -210,12 +224,13 @@ class Sockets:
             _close(self._idle, _IDLE_CONNECTIONS)
 
 
-def _signed(client: Any, key: str) -> str | None:
-    """The URL of a GET, with a signature; None where there is nothing to sign with."""
+def _signed(client: Any, key: str) -> _Signed | None:
+    """Where to send a GET, with a signature; None where there is nothing to sign with."""
     try:
-        return str(obstore.sign(client, "GET", key, _SIGNED_FOR))
+        parts = urlsplit(str(obstore.sign(client, "GET", key, _SIGNED_FOR)))
     except (BaseError, OSError):
         return None
+    return _Signed(parts.scheme, parts.netloc, f"{parts.path}?{parts.query}")
 
 
 def _close(idle: list[tuple[float, http.client.HTTPConnection]], keep: int = 0) -> None:

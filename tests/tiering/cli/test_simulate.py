@@ -12,6 +12,7 @@ import pytest
 from distributed import Client
 
 from policies import replay
+from policies.eviction import ONLINE
 from policies.simulation import CacheModel, TierModel
 from policies.trace import Trace
 from tiering import NodeCache, ingest, open_corpus, open_tier
@@ -117,6 +118,55 @@ def test_simulate_of_a_rank_asks_for_its_part(tiering: Any, lake: Path) -> None:
     assert alone["source"]["requests"] <= sum(part["source"]["requests"] for part in parts)
     assert all(part["source"]["requests"] < alone["source"]["requests"] for part in parts)
     assert "as fast as they come" in alone["words"][-1]
+
+
+def test_simulate_of_a_corpus_says_what_suits_its_order(tiering: Any, lake: Path) -> None:
+    common = (
+        "simulate",
+        "web",
+        "--on",
+        lake,
+        "--capacity",
+        "50%",
+        "--policy",
+        "lru",
+        "--consume",
+        "1GB",
+        "--json",
+    )
+    whole = tiering(*common).document
+    assert whole["regime"]["policy"] == "pin"
+    assert whole["regime"]["bound"] == pytest.approx(0.5, abs=0.01)
+    assert whole["regime"]["lookahead_shards"] >= 1
+    assert "suits" in whole["words"][-1]
+    assert "one reader takes each of its shards once an epoch" in whole["words"][-1]
+    part = tiering(*common, "--world-size", 4, "--epochs", 6).document
+    assert part["regime"]["policy"].startswith("belady")
+    assert "one reader takes other shards every epoch" in part["words"][-1]
+
+
+def test_simulate_of_a_trace_says_which_of_all_policies_suits_it(tiering: Any, csv: Path) -> None:
+    done = tiering("simulate", "--trace", csv, "--policy", "fifo", "--capacity", "20%", "--json").document
+    hits = {name: 1 - replay(name, IDS, SIZES, FOOTPRINT // 5).byte_miss_ratio for name in ONLINE}
+    assert done["regime"]["policy"] == max(hits, key=hits.__getitem__) != "fifo"
+    assert f"{max(hits.values()):.3f} of the bytes" in done["words"][-1]
+
+
+def test_simulate_of_what_pin_never_hits_has_no_gain_in_json(tiering: Any) -> None:
+    Path("t.csv").write_text("time,id,size\n0,a,10\n1,b,10\n2,b,10\n")
+    done = tiering("simulate", "--trace", "t.csv", "--policy", "lru", "--capacity", "10B", "--json")
+    assert done.document["regime"]["gain"] is None
+    assert "Infinity" not in done.out
+
+
+def test_simulate_shows_its_table_whole_in_80_columns(
+    tiering: Any, csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = tiering("simulate", "--trace", csv, "--policy", "lru,pin-smallest", "--egress-gb", 0.09)
+    head = done.out.splitlines()[0]
+    assert head.split() == ["policy", "cache", "miss", "bytes", "least", "fetched", "$", "waits", "99%"]
+    assert "…" not in done.out
 
 
 def test_simulate_on_a_scheduler_says_the_same(tiering: Any, csv: Path, cluster: Client) -> None:

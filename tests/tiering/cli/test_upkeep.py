@@ -162,3 +162,21 @@ def test_ingest_over_a_damaged_claim_leads_out_by_its_own_words(
     assert tiering(*command[1].split()).code == 0
     assert tiering(*again).code == 0
     assert verify(corpus, disk).ok
+
+
+def test_gc_and_doctor_tell_what_writers_of_other_machines_left(
+    tiering: Any, corpus: Corpus, disk: Tier
+) -> None:
+    owner = elsewhere().text().replace("/", "~")
+    stray = Path(disk.url) / "web" / f".tmp-{owner}~0123456789abcdef"
+    stray.write_bytes(bytes(2048))
+    for more in (["--dry-run"], []):
+        found = tiering("gc", "disk", "--json", *more).document["strays"]
+        assert (found["count"], found["nbytes"]) == (1, 2048)
+        assert "1 unfinished writes (2.00 kiB) were left" in tiering("gc", "disk", *more).out
+    told = {check["name"]: check for check in tiering("doctor", "disk", "--json").document["checks"]}
+    assert told["tier disk: unfinished writes"]["verdict"] == "optional"
+    assert found["command"] in told["tier disk: unfinished writes"]["detail"]
+    assert stray.exists()
+    stray.unlink()
+    assert "unfinished writes" not in tiering("doctor", "disk").out

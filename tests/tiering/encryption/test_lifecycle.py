@@ -19,6 +19,9 @@ from tiering.claim import claimed
 from tiering.encryption.kek import key_id
 from tiering.encryption.lifecycle import encryption_of, rotate_key, shred
 from tiering.errors import ConfigError, Conflict, Corrupt, NotFound, TieringError, UsageError
+from tiering.gc import gc
+from tiering.probe import probe
+from tiering.reservation import reservations
 from tiering.stores.base import Store
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.memory import MemoryStore
@@ -89,10 +92,22 @@ def test_rotate_key_lets_the_new_key_open_and_the_old_one_not(
         open_corpus(make_encrypted("lake", 1), "web")
 
 
+def test_rotate_key_lets_the_new_key_alone_write_and_tidy_up(make_encrypted: MakeTier) -> None:
+    small(make_encrypted("lake"))
+    rotate_key(make_encrypted("lake", 2, 1), "web")
+    new = make_encrypted("lake", 2)
+    assert verify(small(new, "later"), progress=False).ok
+    assert not gc(new).kept
+    assert all(check.verdict == "ok" for check in probe(new))
+    make_encrypted("lake").close()
+    with pytest.raises(ConfigError):
+        small(make_encrypted("lake"), "other")
+
+
 def test_rotate_key_killed_at_any_instant_leaves_the_corpus_readable(tmp_path: Path) -> None:
-    tier = open_tier(f"memory://{tmp_path.name}-rotate", "lake")
+    tier = open_tier(f"memory://{tmp_path.name}-rotate", "lake", capacity="1GB")
     seen = set()
-    for changes in range(20):
+    for changes in range(40):
         raw = MemoryStore("lake")
         with using(tier, encrypted(raw, tmp_path, 1)):
             small(tier)
@@ -104,6 +119,8 @@ def test_rotate_key_killed_at_any_instant_leaves_the_corpus_readable(tmp_path: P
         with using(tier, encrypted(raw, tmp_path, 2, 1)):
             assert rotate_key(tier, "web") == old
         assert whole(tier, raw, tmp_path, 2)
+        with using(tier, encrypted(raw, tmp_path, 2)):
+            assert not any(one.counts for one in reservations(tier.store).all())
         seen.add((old, new))
         if stops.left >= 0:
             break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from tests.tiering.corpora import small_arrow
 from tiering import catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
-from tiering.errors import ConfigError, Conflict, LastCopy
+from tiering.errors import ConfigError, Conflict, FormatError, LastCopy, NotFound
 from tiering.jobs.result import JobResult
 from tiering.jobs.run import run_jobs
 from tiering.jobs.spec import load_jobs
@@ -34,7 +36,7 @@ def job(folder: Path, *rules: str, extra: str = "") -> Path:
 
 def put(folder: Path, tier: str, name: str, days: float = 0) -> None:
     """A small corpus, ingested so many days ago."""
-    data = {"x": np.arange(len(name) * 900).reshape(-1, 3)}
+    data = {"x": int.from_bytes(name.encode()[:6]) + np.arange(len(name) * 900).reshape(-1, 3)}
     corpus = ingest(data, open_tier(folder / tier, tier), name, shard_size="8KiB")
     age(folder / tier, name, corpus.version, days)
 
@@ -69,6 +71,61 @@ def test_rules_move_what_is_old_and_leave_the_rest(tmp_path: Path) -> None:
     assert [again.status for again in run(job(tmp_path, COOL))] == ["nothing to do"]
 
 
+def log(folder: Path, **days: float) -> str:
+    """An access log in which corpora on the disk were read so many days ago; as a key of a job."""
+    lines = []
+    for name, ago in days.items():
+        for shard in open_corpus(open_tier(folder / "disk", "disk"), name).shards("x"):
+            line = {"time": time.time() - ago * DAY, "digest": shard.digest, "bytes": 1, "hit": True}
+            lines.append(json.dumps(line))
+    (folder / "access.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return f'access_logs = ["{folder}/access.jsonl"]\n'
+
+
+def test_corpus_that_the_access_log_names_was_used_when_it_was_read(tmp_path: Path) -> None:
+    for name, age_days in (("read", 90), ("once", 90), ("never", 90)):
+        put(tmp_path, "disk", name, days=age_days)
+    said: list[str] = []
+    path = job(tmp_path, COOL, extra=log(tmp_path, once=40, read=2))
+    moved = [result.job for result in run(path, announce=said.append)]
+    assert moved == ["nightly: move never v1 disk to lake", "nightly: move once v1 disk to lake"]
+    assert not said
+
+
+def test_corpus_counts_as_used_when_the_access_logs_began(tmp_path: Path) -> None:
+    put(tmp_path, "disk", "never", days=90)
+    put(tmp_path, "disk", "read", days=90)
+    assert [result.status for result in run(job(tmp_path, COOL, extra=log(tmp_path, read=29)))] == [
+        "nothing to do"
+    ]
+
+
+def test_rule_over_reads_counts_what_the_access_log_has(tmp_path: Path) -> None:
+    put(tmp_path, "disk", "read", days=90)
+    put(tmp_path, "disk", "never", days=90)
+    cold = 'name = "cold"\naction = "move"\ntier = "disk"\nto = "lake"\nmax_accesses = 0\n'
+    (refused,) = run(job(tmp_path, cold))
+    assert "accesses" in str(refused.error)
+    moved = [result.job for result in run(job(tmp_path, cold, extra=log(tmp_path, read=1)))]
+    assert moved == ["nightly: move never v1 disk to lake"]
+
+
+def test_access_log_that_tells_nothing_is_no_reason_to_move(tmp_path: Path) -> None:
+    put(tmp_path, "disk", "old", days=90)
+    path = job(tmp_path, COOL, extra=log(tmp_path))
+    errors = [run(path)[0].error]
+    (tmp_path / "access.jsonl").write_text("no log\n")
+    errors += [run(path)[0].error]
+    (tmp_path / "access.jsonl").unlink()
+    errors += [run(path)[0].error]
+    assert list(map(type, errors)) == [FormatError, FormatError, NotFound]
+    assert "has no line yet" in str(errors[0])
+    assert "line 1 is no line of an access log" in str(errors[1])
+    with pytest.raises(ConfigError, match=r"access_logs = .* is not a list of paths"):
+        run(job(tmp_path, COOL, extra="access_logs = [7]\n"))
+    assert held(tmp_path)["disk"] == ["old"]
+
+
 def test_corpus_is_as_old_as_its_oldest_copy(tmp_path: Path) -> None:
     put(tmp_path, "disk", "old", days=31)
     corpus = open_corpus(open_tier(tmp_path / "disk", "disk"), "old")
@@ -86,7 +143,7 @@ def test_dry_run_explains_each_copy_and_changes_nothing(tmp_path: Path) -> None:
     assert (result.status, result.moved) == ("planned", 0)
     assert result.nbytes > 0
     assert set(tmp_path.rglob("*")) == {*before, path}
-    assert "nobody records reads yet" in said[0]
+    assert "no access_logs are named" in said[0]
     assert said[1:] == [
         "new v1\n  disk: cool does not apply: idle for 29d, not 30d",
         "old v1\n  disk: cool applies: all conditions hold, move to lake",
@@ -182,3 +239,19 @@ def test_wrong_rules_are_answered_with_a_right_example(
     with pytest.raises(ConfigError) as caught:
         load_jobs(job(tmp_path, rule, extra=extra), Config({}))
     assert said in str(caught.value)
+
+
+def test_rule_takes_the_water_marks_of_its_tier(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        put(tmp_path, "disk", name)
+        plan_move(open_corpus(open_tier(tmp_path / "disk", "disk"), name), open_tier(tmp_path / "lake")).run()
+    nbytes = sum(open_corpus(open_tier(tmp_path / "disk"), name).nbytes for name in ("one", "two"))
+    path = job(tmp_path, f'{FREE}high_water = "tier"\n')
+    text = path.read_text()
+    marks = {"0.9": ["nothing to do"], "0.7": ["done"]}
+    for high, expected in marks.items():
+        configured = f"[tiers.disk]\ncapacity = {int(nbytes / 0.8)}\nhigh_water = {high}\nlow_water = 0.5\n"
+        path.write_text(text.replace("[tiers.disk]\n", configured))
+        assert [result.status for result in run(path)] == expected
+    with pytest.raises(ConfigError, match="high_water = 'tier' is not a share of 1"):
+        run(job(tmp_path, f'{FREE.replace("disk", "none")}high_water = "tier"\nlow_water = 0.5\n'))

@@ -18,6 +18,7 @@ from tests.tiering.corpora import dead, python
 from tiering import process
 from tiering.errors import CapacityExceeded, Conflict, NotFound, TieringError, Unavailable, UsageError
 from tiering.stores import file, file_temp, file_tree
+from tiering.stores.base import Strays
 from tiering.stores.file import FileStore
 
 BIG = 9 << 20
@@ -227,6 +228,33 @@ def test_sweep_beside_a_writer_without_locks_takes_nothing_from_it(
     assert process.current().text().replace("/", "~") in seen[0]
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_strays_are_those_whose_writers_nobody_here_can_know(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    monkeypatch.setattr(file_temp, "locks_are_believed", lambda _fd: locks)
+    assert store.strays() == Strays()
+    store.root /= "it's here"
+    store = FileStore("file", store.root)
+    for owner in (process.current(), dead()):
+        leave(store, owned(owner))
+    assert store.strays() == Strays()
+    strays = [leave(store, owned(replace(dead(), machine="another-boot-4026531836")))]
+    nameless = leave(store, f".tmp-{secrets.token_hex(8)}")
+    strays += [] if locks else [nameless]
+    found = store.strays()
+    assert (found.count, found.nbytes) == (len(strays), len(b"half") * len(strays))
+    store.sweep()
+    assert set(temps(store)) >= set(strays)
+    subprocess.check_call(found.command, shell=True)
+    assert set(temps(store)) >= set(strays)  # they are young
+    for path in strays:
+        os.utime(path, (0, 0))
+    subprocess.check_call(found.command, shell=True)
+    assert not set(temps(store)) & set(strays)
+    assert store.read("a/k") == b"x"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -327,6 +355,7 @@ def test_full_disk_is_told_before_a_byte_is_written(
     stats = os.statvfs(store.root.parent)
     for call in ("write", "pwrite"):
         monkeypatch.setattr(os, call, write)
+    monkeypatch.setattr(file._LIBC, "fallocate", lambda *_: pytest.fail("room was claimed of all others"))
 
     monkeypatch.setattr(file, "total_bytes", lambda _buffers: stats.f_blocks * stats.f_frsize * 2)
     with pytest.raises(CapacityExceeded):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import math
+import socket
+import traceback
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests import proxy as faults
+from tests.certificates import self_signed, server_side
 from tests.conformance.patterns import pattern
-from tests.proxy import Fault, Proxy, proxy
+from tests.conformance.test_store_contract import TRICKY_KEYS
+from tests.proxy import Exchange, Fault, Proxy, proxy
 from tests.servers import BUCKET, Endpoint
+from tiering.errors import ConfigError, Corrupt, DeadlineExceeded, NotFound
 from tiering.stores.object import PIECE_BYTES, ObjectStore
+from tiering.stores.object_options import ObjectOptions
+from tiering.stores.object_sockets import LEAST_BYTES, Sockets
 
 pytestmark = pytest.mark.usefixtures("s3_environment")
 
@@ -35,6 +45,21 @@ def store(relay: Proxy) -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.fixture
+def made(relay: Proxy, monkeypatch: pytest.MonkeyPatch) -> list[http.client.HTTPConnection]:
+    """Connections that are made to the relay."""
+    made: list[http.client.HTTPConnection] = []
+    connect = http.client.HTTPConnection.connect
+
+    def noted(connection: http.client.HTTPConnection) -> None:
+        if connection.port == urlsplit(relay.endpoint.url).port:
+            made.append(connection)
+        connect(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", noted)
+    return made
+
+
 def gets(relay: Proxy) -> list[bool]:
     """For each GET of an object, whether it was by our own connections."""
     return [
@@ -43,16 +68,8 @@ def gets(relay: Proxy) -> list[bool]:
 
 
 def test_read_asks_once_for_each_piece_by_connections_that_are_used_again(
-    store: ObjectStore, relay: Proxy, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, relay: Proxy, made: list[http.client.HTTPConnection]
 ) -> None:
-    made: list[http.client.HTTPConnection] = []
-    connect = http.client.HTTPConnection.connect
-
-    def counted(connection: http.client.HTTPConnection) -> None:
-        made.append(connection)
-        connect(connection)
-
-    monkeypatch.setattr("tiering.stores.object_sockets.http.client.HTTPConnection.connect", counted)
     for _ in range(3):
         assert store.read("k") == pattern(LONG)
         target = bytearray(1 << 20)
@@ -61,8 +78,14 @@ def test_read_asks_once_for_each_piece_by_connections_that_are_used_again(
     # The last bytes of an object are too few for it.
     assert sorted(gets(relay)) == [False] * 3 + [True] * 6
     assert not [request for request in relay.seen if request.method == "HEAD"]
-    from_here = [connection for connection in made if connection.port == urlsplit(relay.endpoint.url).port]
-    assert len(from_here) == 1
+    assert len(made) == 1
+
+
+def busy_and_ends(exchange: Exchange) -> None:
+    """A refusal with a body, after which the server ends the connection."""
+    handler = exchange.handler
+    handler.wfile.write(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbusy")
+    exchange.hang_up()
 
 
 LIES: dict[str, Fault] = {
@@ -72,17 +95,24 @@ LIES: dict[str, Fault] = {
     "no-range": faults.without("content-range"),
     "refused": faults.status(403),
     "busy": faults.status(503),
+    "busy-and-ends": busy_and_ends,
 }
 
 
 @pytest.mark.parametrize("fault", LIES.values(), ids=LIES.keys())
 def test_answer_that_is_not_as_asked_for_is_asked_for_by_obstore(
-    store: ObjectStore, relay: Proxy, fault: Fault
+    store: ObjectStore, relay: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers: list[http.client.HTTPResponse] = []
+    begin = http.client.HTTPResponse.begin
+    monkeypatch.setattr(
+        http.client.HTTPResponse, "begin", lambda answer: (answers.append(answer), begin(answer))[1]
+    )
     relay.rule = lambda request: fault if request.method == "GET" and not request.header(OURS) else None
     assert store.read("k") == pattern(LONG)
     assert True in gets(relay)
     assert False in gets(relay)
+    assert all(answer.isclosed() for answer in answers)
 
 
 def test_server_that_refuses_signed_urls_is_asked_for_no_more(store: ObjectStore, relay: Proxy) -> None:
@@ -100,3 +130,166 @@ def test_proxy_of_the_environment_is_left_to_obstore(
     monkeypatch.setattr("urllib.request.proxy_bypass", lambda _host: False)
     assert store.read("k") == pattern(LONG)
     assert not any(gets(relay))
+
+
+def test_proxy_of_all_schemes_is_left_to_obstore(
+    store: ObjectStore, relay: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"all": "http://127.0.0.1:9"})
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda _host: False)
+    assert store.read("k") == pattern(LONG)
+    assert not any(gets(relay))
+
+
+@pytest.mark.parametrize("server", ["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+def test_keys_that_need_quoting_name_the_same_objects(request: pytest.FixtureRequest, server: str) -> None:
+    endpoint: Endpoint = request.getfixturevalue(f"{server}_endpoint")
+    keys = [*TRICKY_KEYS, "a/50%25 off+=&;:@!$'()~", "a/..b c", "\u1e9e/\u2028"]
+    with proxy(endpoint) as relay:
+        url = f"s3://{BUCKET}/{uuid.uuid4().hex}/with a+blank"
+        with ObjectStore("lake", url, relay.endpoint.options()) as store:
+            for number, key in enumerate(keys):
+                store.write(key, [pattern(LEAST_BYTES, number)])
+            for number, key in enumerate(keys):
+                target = bytearray(LEAST_BYTES)
+                store.read_into(key, 0, memoryview(target))
+                assert target == pattern(LEAST_BYTES, number)
+    assert gets(relay) == [True] * len(keys)
+
+
+def test_server_at_an_ipv6_address_is_reached(moto_endpoint: Endpoint) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+    with (
+        proxy(moto_endpoint, host="::1") as relay,
+        ObjectStore("lake", f"s3://{BUCKET}/{uuid.uuid4().hex}", relay.endpoint.options()) as store,
+    ):
+        store.write("k", [pattern(LONG)])
+        assert store.read("k") == pattern(LONG)
+    assert True in gets(relay)
+
+
+class TestTls:
+    """A server whose certificate no authority has signed."""
+
+    def read_by_sockets(self, endpoint: Endpoint, **options: bool) -> bytes | None:
+        """What a range of `k` is by connections of ours; None where those do not take the server."""
+        parsed = ObjectOptions.parse("lake", f"s3://{BUCKET}/tls", endpoint.options(**options))
+        sockets = Sockets(parsed)
+        with contextlib.closing(sockets), sockets.get(parsed.open(5, 0), "k", 3, LEAST_BYTES) as answer:
+            buffer = bytearray(LEAST_BYTES)
+            return bytes(buffer) if answer and answer.receive(memoryview(buffer)) else None
+
+    @pytest.fixture(autouse=True)
+    def put(self, moto_endpoint: Endpoint, s3_environment: None) -> None:
+        with ObjectStore("lake", f"s3://{BUCKET}/tls", moto_endpoint.options()) as store:
+            store.write("k", [pattern(LONG)])
+
+    def test_certificate_of_nobody_is_refused_before_anything_is_sent(
+        self, moto_endpoint: Endpoint, tmp_path: Path
+    ) -> None:
+        with proxy(moto_endpoint, server_side(self_signed(tmp_path / "pem", "127.0.0.1"))) as relay:
+            assert self.read_by_sockets(relay.endpoint) is None
+            with (
+                ObjectStore("lake", f"s3://{BUCKET}/tls", relay.endpoint.options()) as store,
+                pytest.raises(ConfigError, match="certificate of 127"),
+            ):
+                store.read("k")
+        assert relay.seen == []
+
+    def test_certificate_of_nobody_is_taken_where_loopback_is_told_so(
+        self, moto_endpoint: Endpoint, tmp_path: Path
+    ) -> None:
+        with proxy(moto_endpoint, server_side(self_signed(tmp_path / "pem", "127.0.0.1"))) as relay:
+            assert self.read_by_sockets(relay.endpoint, verify_tls=False) == pattern(LONG)[3:][:LEAST_BYTES]
+            options = relay.endpoint.options(verify_tls=False)
+            with ObjectStore("lake", f"s3://{BUCKET}/tls", options) as store:
+                assert store.read("k") == pattern(LONG)
+        assert gets(relay).count(True) == 2
+
+    def test_authority_of_ssl_cert_file_is_trusted_for_its_own_server_alone(
+        self, moto_endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = self_signed(tmp_path / "right.pem", "127.0.0.1")
+        other = self_signed(tmp_path / "other.pem", "127.0.0.2")
+        monkeypatch.setenv("SSL_CERT_FILE", str(right))
+        with proxy(moto_endpoint, server_side(right)) as relay:
+            assert self.read_by_sockets(relay.endpoint) == pattern(LONG)[3:][:LEAST_BYTES]
+            with ObjectStore("lake", f"s3://{BUCKET}/tls", relay.endpoint.options()) as store:
+                assert store.read("k") == pattern(LONG)
+        assert {True, False} == set(gets(relay))  # obstore trusts it as well
+        monkeypatch.setenv("SSL_CERT_FILE", str(other))
+        with proxy(moto_endpoint, server_side(other)) as relay:  # of a trusted authority, for another host
+            assert self.read_by_sockets(relay.endpoint) is None
+        assert relay.seen == []
+
+
+def test_redirect_is_not_followed_with_the_signature(
+    store: ObjectStore, relay: Proxy, moto_endpoint: Endpoint
+) -> None:
+    with proxy(moto_endpoint) as other:
+        for code in (301, 302, 307, 308):
+            relay.rule = faults.every("GET", faults.status(code, Location=f"{other.endpoint.url}/stolen"))
+            with contextlib.suppress(ConfigError, NotFound):
+                store.read("k")
+    assert True in gets(relay)
+    for request in other.seen:  # obstore follows, and takes the signature off
+        assert request.header(OURS)
+        assert not request.header("authorization")
+        assert "X-Amz-Signature" not in request.path
+
+
+def test_idle_connections_are_few_and_closed_when_old(
+    relay: Proxy, made: list[http.client.HTTPConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ObjectOptions.parse("lake", f"s3://{BUCKET}/idle", relay.endpoint.options())
+    with ObjectStore("lake", f"s3://{BUCKET}/idle", relay.endpoint.options()) as store:
+        store.write("k", [pattern(LEAST_BYTES)])
+    client, sockets = options.open(5, 0), Sockets(options)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            answer = stack.enter_context(sockets.get(client, "k", 0, LEAST_BYTES))
+            assert answer
+            assert answer.receive(memoryview(bytearray(LEAST_BYTES)))
+    assert len(made) == 20
+    assert sum(one.sock is not None for one in made) == 16
+    monkeypatch.setattr("tiering.stores.object_sockets.time.monotonic", lambda: math.inf)
+    with sockets.get(client, "k", 0, LEAST_BYTES):
+        assert [one.sock is not None for one in made] == [False] * 20 + [True]
+
+
+def shown(error: BaseException) -> str:
+    """All that a debugger, or a service that gathers errors, shows of one."""
+    seen: list[str] = []
+    while error:
+        one = traceback.TracebackException.from_exception(error, capture_locals=True)
+        seen += [repr(error), *(str((at.name, at.locals)) for at in one.stack if at.filename != __file__)]
+        error = error.__context__  # type: ignore[assignment]
+    return "".join(seen)
+
+
+def test_error_shows_no_url_that_is_signed(
+    store: ObjectStore,
+    relay: Proxy,
+    made: list[http.client.HTTPConnection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    target = memoryview(bytearray(LEAST_BYTES))
+    with pytest.raises(Corrupt) as short:
+        store.read_into("k", LONG - LEAST_BYTES + 1, target)
+    with pytest.raises(NotFound) as missing:
+        store.read("none")
+    options = relay.endpoint.options(deadline_seconds=1)
+    with ObjectStore("lake", f"s3://{BUCKET}/silent", options) as silent:
+        relay.rule = faults.every("GET", faults.silent())
+        with pytest.raises(DeadlineExceeded) as late:
+            silent.read_into("k", 0, target)
+    assert all(gets(relay)[-3:])
+    for caught in (short, missing, late):
+        assert "X-Amz-Sig" not in shown(caught.value)
+    assert "_Signed(" in shown(late.value)  # the search looks where the URL would be
+    assert made
+    assert not any(one.debuglevel for one in made)  # it would print each request

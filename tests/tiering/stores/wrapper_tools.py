@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tiering.digest import Buffer
-from tiering.stores.base import Extent, ObjectInfo
+from tiering.stores.base import Extent, ObjectInfo, Strays
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers.base import Guard
 
@@ -112,6 +112,10 @@ class Blocked(MemoryStore):
         self._pass()
         return super().sweep(prefix)
 
+    def strays(self) -> Strays:
+        self._pass()
+        return super().strays()
+
     def free_bytes(self) -> int | None:
         self._pass()
         return super().free_bytes()
@@ -132,5 +136,6 @@ def calls(key: str = "k") -> dict[str, Callable[[Any], Any]]:
         "locate": lambda store: store.locate(key),
         "set_aside": lambda store: store.set_aside("k", "aside"),
         "sweep": lambda store: store.sweep(),
+        "strays": lambda store: store.strays(),
         "free_bytes": lambda store: store.free_bytes(),
     }

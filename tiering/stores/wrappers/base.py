@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tiering.digest import Buffer
-from tiering.stores.base import Extent, ObjectInfo, Store
+from tiering.stores.base import Extent, ObjectInfo, Store, Strays
 
 T = TypeVar("T")
 
@@ -60,6 +60,9 @@ class Wrapper(Store):
 
     def sweep(self, prefix: str = "") -> int:
         return self.inner.sweep(prefix)
+
+    def strays(self) -> Strays:
+        return self.inner.strays()
 
     def free_bytes(self) -> int | None:
         return self.inner.free_bytes()
@@ -114,6 +117,9 @@ class Guard(Wrapper):
 
     def sweep(self, prefix: str = "") -> int:
         return self._call(prefix, lambda: self.inner.sweep(prefix))
+
+    def strays(self) -> Strays:
+        return self._call("", self.inner.strays)
 
     def free_bytes(self) -> int | None:
         return self._call("", self.inner.free_bytes)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import whole, whole_array, whole_ids
+from policies.checks import number, one_of, whole, whole_array, whole_ids
 from policies.order import Order
-from policies.permute import derive_array
+from policies.order.permute import derive_array
 
 __all__ = ["Reader", "Requests", "Sample", "merge", "sample"]
 
@@ -47,12 +47,8 @@ class Reader:
                 f"shard_bytes must be one number or at least {count}, one for each shard, not {len(sizes)}; "
                 "e.g. shard_bytes=67108864"
             )
-        if not 0 < self.speed < float("inf"):
-            raise ValueError(f"speed must be above 0 and finite, not {self.speed}; e.g. speed=1.0")
-        if self.affinity not in ("global", "lane"):
-            raise ValueError(
-                f"affinity must be 'global' or 'lane', not {self.affinity!r}; e.g. affinity='lane'"
-            )
+        number("speed", self.speed, above=0, example=1.0)
+        one_of("affinity", self.affinity, ("global", "lane"), example="lane")
         object.__setattr__(self, "epochs", epochs)
         object.__setattr__(
             self, "shard_bytes", whole_array("shard_bytes", sizes, sizes.size).reshape(sizes.shape)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from policies.modes import Mode
+from policies.order.modes import Mode
 
 __all__ = ["NEVER", "Forecast", "forecast"]
 

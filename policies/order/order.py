@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.checks import one_of, whole
-from policies.forecast import Forecast, forecast
-from policies.modes import MODES, Layout, Mode, Window, Windows
-from policies.rowset import Keep, RowSet, equal, row_set
+from policies.order.forecast import Forecast, forecast
+from policies.order.modes import MODES, Layout, Mode, Window, Windows
+from policies.order.rowset import Keep, RowSet, equal, row_set
 
 __all__ = ["Order"]
 
@@ -35,9 +35,9 @@ class Order:
     epoch. window_blocks: None means 64 // lanes, at least 1; in mode "full", that many rows. affinity:
     "global" (rows are dealt to lanes anew each epoch) or "lane" (a lane has the same rows in every epoch, in
     another order). keep: the rows that take part, all by default: a bool mask, ascending row numbers, or
-    half-open ranges of them, shape (k, 2). The exact definition stands in the modules of `policies.modes`.
+    half-open ranges of them, shape (k, 2). The exact definition stands in the modules of `modes`.
     Raises ValueError for any other argument. Time O(shards); memory 8 bytes a shard, up to 48 more in use,
-    and the kept rows as `policies.rowset` says.
+    and the kept rows as `rowset` says.
     """
 
     __slots__ = ("_bounds", "_layout", "_mode", "_name", "_shards")

@@ -17,7 +17,7 @@ of n <= 7 and 16 hardly; on pairs of n <= 300, 8 are uneven and 12 are not.
 import numpy as np
 import numpy.typing as npt
 
-from policies.permute import derive_array
+from policies.order.permute import derive_array
 
 __all__ = ["Feistel"]
 

@@ -19,8 +19,8 @@ from policies.eviction.lru import Lru
 from policies.eviction.pin import Pin
 from policies.eviction.pin_smallest import PinSmallest
 from policies.eviction.sieve import Sieve
-from policies.pace import Pace, lookahead_shards
-from policies.readers import Reader, Requests, Sample, merge, sample
+from policies.regime.pace import Pace, lookahead_shards
+from policies.regime.readers import Reader, Requests, Sample, merge, sample
 from policies.replay import replay
 
 __all__ = ["Choice", "choose"]

@@ -1,7 +1,7 @@
 """Mode "window": shards permuted over the corpus, blocks in a group of shards, rows in a window of blocks.
 
-The order of an epoch, frozen for ever (k(...) is `policies.permute.derive`, and a permutation is keyed by
-it):
+The order of an epoch, frozen for ever (k(...) is `policies.order.permute.derive`, by which a permutation is
+keyed):
 
 1. The S shards are permuted by k(seed, SHARDS, epoch). Their rows, in that order, are the permuted row space
    of N rows.
@@ -25,9 +25,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from policies.memo import Memo
-from policies.modes.base import Int64s, Layout, Mode, Uses, Window, Windows, covering
-from policies.permute import UInt64s, derive, derive_array, permutation, permutations
+from policies.order.memo import Memo
+from policies.order.modes.base import Int64s, Layout, Mode, Uses, Window, Windows, covering
+from policies.order.permute import UInt64s, derive, derive_array, permutation, permutations
 
 __all__ = ["Windowed"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.checks import whole, whole_ids, whole_list
-from policies.distances import NEVER, previous_uses, stack_distances
+from policies.curves.distances import NEVER, previous_uses, stack_distances
 from policies.eviction import make
-from policies.permute import derive, derive_array
+from policies.order.permute import derive, derive_array
 from policies.replay import replay
 
 __all__ = ["Curve", "Point", "curve", "sampled_curve"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from policies.trace import MOST_BYTES, Trace
 
-__all__ = ["DEFAULT_COLUMNS", "parse_csv", "parse_log", "parse_oracle"]
+__all__ = ["DEFAULT_COLUMNS", "log_lines", "parse_csv", "parse_log", "parse_oracle"]
 
 DEFAULT_COLUMNS = ("time", "id", "size")
 _ORACLE = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
@@ -64,22 +64,29 @@ def parse_csv(lines: Iterable[str], columns: Sequence[str] = DEFAULT_COLUMNS) ->
 
 
 def parse_log(lines: Iterable[str]) -> Trace:
-    """Return the trace in the lines of a node cache's access log (docs/traces.md).
+    """Return the trace in the lines of a node cache's access log; ValueError as for `log_lines`."""
+    known: dict[str, int] = {}
+    times, ids, sizes = array("d"), array("q"), array("q")
+    for time, name, nbytes in log_lines(lines):
+        times.append(time)
+        ids.append(known.setdefault(name, len(known)))
+        sizes.append(nbytes)
+    return _in_order(*map(np.asarray, (times, ids, sizes)))
+
+
+def log_lines(lines: Iterable[str]) -> Iterator[tuple[float, str, int]]:
+    """Yield time, digest and bytes of each line of a node cache's access log (docs/traces.md).
 
     Each is a JSON object with ``time`` (seconds since 1970), ``digest``, ``bytes`` and ``hit``; what else it
     has is not looked at. Raises ValueError for a line that is not so.
     """
-    known: dict[str, int] = {}
-    times, ids, sizes = array("d"), array("q"), array("q")
     for number, line in enumerate(lines, 1):
         try:
             match json.loads(line):
                 case {"time": int() | float() as time, "digest": str(name), "bytes": int(nbytes)} if (
                     math.isfinite(time) and 0 <= nbytes < MOST_BYTES
                 ):
-                    times.append(time)
-                    ids.append(known.setdefault(name, len(known)))
-                    sizes.append(nbytes)
+                    yield float(time), name, nbytes
                     continue
         except (ValueError, RecursionError, OverflowError):
             pass
@@ -87,7 +94,6 @@ def parse_log(lines: Iterable[str]) -> Trace:
             f"line {number} is no line of an access log: {line[:100].rstrip()!r}; e.g. {_LINE}. A full disk "
             "cuts lines off: delete it"
         )
-    return _in_order(*map(np.asarray, (times, ids, sizes)))
 
 
 def _in_order(

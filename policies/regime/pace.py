@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from policies.checks import whole
+from policies.checks import number, whole
 
 __all__ = ["Pace", "lookahead_shards"]
 
@@ -22,11 +22,9 @@ class Pace:
     need_bytes_per_second: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.latency_seconds < math.inf:
-            raise ValueError(f"latency_seconds must be at least 0, not {self.latency_seconds}; e.g. 0.05")
-        for name in ("fetch_bytes_per_second", "need_bytes_per_second"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, not {getattr(self, name)}; e.g. 1e9")
+        number("latency_seconds", self.latency_seconds, example=0.05)
+        number("fetch_bytes_per_second", self.fetch_bytes_per_second, above=0, example=2e9)
+        number("need_bytes_per_second", self.need_bytes_per_second, above=0, example=4e8)
 
 
 def lookahead_shards(pace: Pace, shard_bytes: int) -> int:

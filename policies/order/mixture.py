@@ -4,7 +4,7 @@ Invariant: all lanes advance in lockstep, and the rows of steps [0, s) hold ever
 within one row, for every s at once; where a row stands is a pure function of (orders, weights), and the state
 of a reader is one number, its position.
 
-The draws of all lanes are one sequence, `policies.schedule.chairman` repeated without end, of which step p
+The draws of all lanes are one sequence, `schedule.chairman` repeated without end, of which step p
 is the draws [p*L, (p+1)*L). Frozen for ever: let T = W / gcd(W, L), the steps after which the draws of a step
 are the same again, and write p = b*T + t with 0 <= t < T. Lane l takes the draw at place (l + b + r_t) mod L
 of the step, with r_t = (t * 0x9E3779B9 mod 2**32) * L >> 32. So after W*L / gcd(W, L) steps each lane has
@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.checks import whole
-from policies.order import Order
-from policies.schedule import chairman, whole_weights
+from policies.order.order import Order
+from policies.order.schedule import chairman, whole_weights
 
 __all__ = ["Draws", "Mixture"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.rowset import RowSet
+from policies.order.rowset import RowSet
 
 __all__ = ["Layout", "Mode", "Uses", "Window", "Windows", "covering", "first_needed"]
 

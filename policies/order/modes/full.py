@@ -1,6 +1,6 @@
 """Mode "full": an exact pseudo-random permutation of all rows, computed; for tiers with cheap random reads.
 
-The order of an epoch, frozen for ever (k(...) is `policies.permute.derive`, F is `policies.feistel.Feistel`,
+The order of an epoch, frozen for ever (k(...) is `policies.order.permute.derive`, F is `Feistel`,
 N the rows):
 
 1. With `affinity="global"`, position p of lane l of L is number F(k(seed, FULL, epoch), N)(l*N//L + p).
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.feistel import Feistel
-from policies.modes.base import Int64s, Mode, Uses, Window, covering
-from policies.permute import derive
+from policies.order.feistel import Feistel
+from policies.order.modes.base import Int64s, Mode, Uses, Window, covering
+from policies.order.permute import derive
 
 __all__ = ["Full"]
 

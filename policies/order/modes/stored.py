@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from policies.modes.base import Int64s, Mode, Uses, Window, covering
+from policies.order.modes.base import Int64s, Mode, Uses, Window, covering
 
 __all__ = ["Stored"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from policies.modes.base import Layout, Mode, Window, Windows
-from policies.modes.full import Full
-from policies.modes.stored import Stored
-from policies.modes.window import Windowed
+from policies.order.modes.base import Layout, Mode, Window, Windows
+from policies.order.modes.full import Full
+from policies.order.modes.stored import Stored
+from policies.order.modes.window import Windowed
 
 __all__ = ["MODES", "Layout", "Mode", "Window", "Windows"]
 
