@@ -28,9 +28,9 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_bloc
 from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
 from tiering.schema import array_of, columns_of
+from tiering.shard_state import ShardState
 from tiering.shards import Shard
-from tiering.stores.base import Extent, Reader
-from tiering.tier import Tier
+from tiering.stores.base import Extent
 from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
@@ -74,42 +74,6 @@ class RawBlock:
     """Whether the file is the node cache's."""
 
 
-@dataclass(slots=True)
-class _ShardState:
-    """What this process knows of one shard object."""
-
-    shard: Shard
-    tier: Tier
-    """Where it is read: the corpus's tier, or another one that took its place for this shard."""
-    spans: Sequence[BlockSpan] | None = None
-    cached: bool | None = None
-    """Whether the node cache had it when last asked; None before that."""
-    refetched: bool = False
-    """Whether the cache was asked again in this epoch, because its copy was bad."""
-    in_cache: Reader | None = None
-    """Reads the cached copy, since it was read last; None before that."""
-    on_tier: Reader | None = None
-    """Reads the tier's copy, likewise."""
-    proven: tuple[Hashable | None, set[int]] = (None, set())
-    """Which blocks were found right, of which unchanged file."""
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def is_proven(self, identity: Hashable | None, block: int) -> bool:
-        """Whether a block of this very file was found right before."""
-        known, blocks = self.proven
-        return identity is not None and identity == known and block in blocks
-
-    def prove(self, identity: Hashable | None, block: int) -> None:
-        """Remember that a block of this file was found right."""
-        if identity is None:
-            return
-        if identity != self.proven[0]:
-            self.proven = (identity, set())
-        known, blocks = self.proven
-        if identity == known:  # else another thread read another file meanwhile
-            blocks.add(block)
-
-
 class BlockReader:
     """Reads blocks of some columns of a corpus; usable from many threads.
 
@@ -143,7 +107,7 @@ class BlockReader:
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
         self._shards = {name: corpus.shards(name) for name in objects}
-        self._states: dict[tuple[str, int], _ShardState] = {}
+        self._states: dict[tuple[str, int], ShardState] = {}
         self._tiers = (corpus.tier, *corpus.others)
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
         self._can_heal = True
@@ -209,7 +173,7 @@ class BlockReader:
         except (Unavailable, DeadlineExceeded) as error:
             return self._elsewhere(state, lambda other: self._raw_block(other, block), error)
 
-    def _raw_block(self, state: _ShardState, block: int) -> RawBlock | None:
+    def _raw_block(self, state: ShardState, block: int) -> RawBlock | None:
         file = self._file(state)
         if file is None:
             return None
@@ -234,14 +198,14 @@ class BlockReader:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
             self._fetched(raw.nbytes)
 
-    def _state(self, column: str, number: int) -> _ShardState:
+    def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
         if state is None:
-            fresh = _ShardState(self._shards[column][number], self.corpus.tier)
+            fresh = ShardState(self._shards[column][number], self.corpus.tier)
             state = self._states.setdefault((column, number), fresh)  # one for all threads
         return state
 
-    def _file(self, state: _ShardState) -> Extent | None:
+    def _file(self, state: ShardState) -> Extent | None:
         """The file that holds a shard, in the cache or on the tier."""
         if self._in_cache(state) and self.cache is not None:
             try:
@@ -251,7 +215,7 @@ class BlockReader:
         # A block tier's extents have addresses too, but are given to other objects after a delete.
         return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
 
-    def _read_good(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+    def _read_good(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read a block from whichever copy is good."""
         for left in reversed(range(self._attempts)):
             try:
@@ -267,15 +231,15 @@ class BlockReader:
             else:
                 break
 
-    def _elsewhere(self, state: _ShardState, read: Callable[[_ShardState], T], error: TieringError) -> T:
+    def _elsewhere(self, state: ShardState, read: Callable[[ShardState], T], error: TieringError) -> T:
         """What `read` makes of the next tier that answers; the next block is again asked of the first."""
         for tier in self._tiers[self._tiers.index(state.tier) + 1 :]:
-            other = _ShardState(state.shard, tier, state.spans, cached=False)
+            other = ShardState(state.shard, tier, state.spans, cached=False)
             with contextlib.suppress(TieringError):  # the first error is the one to tell
                 return read(other)
         raise error
 
-    def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+    def _read(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         span, crc = self._locate(state, block)
         if self._layout is None:
             message = bytearray(span.nbytes)
@@ -302,7 +266,7 @@ class BlockReader:
             values = array_of(batch.column(column.name), column)
             _as_rows(slots[column.name], column, len(values))[:] = values
 
-    def _locate(self, state: _ShardState, block: int) -> tuple[BlockSpan, int]:
+    def _locate(self, state: ShardState, block: int) -> tuple[BlockSpan, int]:
         """Where a block lies, and its CRC32C."""
         spans = state.spans
         if spans is None:
@@ -311,12 +275,12 @@ class BlockReader:
                 state.spans = spans
         return spans[block], state.shard.block_crcs[block]
 
-    def _find_spans(self, state: _ShardState) -> list[BlockSpan]:
+    def _find_spans(self, state: ShardState) -> list[BlockSpan]:
         if self._layout is not None:
             return self._read_spans(state, self._layout)
         return [BlockSpan(start, stop - start) for start, stop in pairwise(state.shard.block_offsets or ())]
 
-    def _read_spans(self, state: _ShardState, layout: ZarrLayout) -> list[BlockSpan]:
+    def _read_spans(self, state: ShardState, layout: ZarrLayout) -> list[BlockSpan]:
         """Where the blocks of a Zarr shard lie, from its index."""
         tail = bytearray(index_bytes(layout.nblocks))
         self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
@@ -332,7 +296,7 @@ class BlockReader:
             self.counts.bytes_needed += len(tail)
         return spans
 
-    def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> Hashable | None:
+    def _bytes(self, state: ShardState, offset: int, buffer: memoryview) -> Hashable | None:
         """Bytes of a shard, from the cache where it has or takes the shard, else from the tier.
 
         Returns what tells the file they come from, as it is now, from any other; None where nothing does.
@@ -354,7 +318,7 @@ class BlockReader:
         self._fetched(buffer.nbytes)
         return identity
 
-    def _in_cache(self, state: _ShardState) -> bool:
+    def _in_cache(self, state: ShardState) -> bool:
         if self.cache is None:
             return False
         if state.cached is None:
@@ -365,7 +329,7 @@ class BlockReader:
                     )
         return bool(state.cached)
 
-    def _whole(self, state: _ShardState) -> Buffer:
+    def _whole(self, state: ShardState) -> Buffer:
         """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
         shard = state.shard
         for left in reversed(range(self._attempts)):
@@ -380,7 +344,7 @@ class BlockReader:
         self._fetched(shard.nbytes)
         return data
 
-    def _replace(self, state: _ShardState, error: TieringError, *, again: bool = False) -> None:
+    def _replace(self, state: ShardState, error: TieringError, *, again: bool = False) -> None:
         """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one.
 
         Another thread may have done it already. With `again` it helped the caller nothing.
@@ -403,7 +367,7 @@ class BlockReader:
             if self._layout is not None:
                 state.spans = None  # the index may be from the bad copy
 
-    def _repair(self, state: _ShardState, error: TieringError) -> None:
+    def _repair(self, state: ShardState, error: TieringError) -> None:
         """Have a good copy on the shard's tier again, or else read another tier from now on.
 
         Raises:
@@ -434,7 +398,7 @@ class BlockReader:
         state.tier, state.on_tier = behind[0], None
         log.warning("shard %s is read from tier %s from now on", shard.key, state.tier.name)
 
-    def _report(self, tier: str, state: _ShardState, error: TieringError) -> None:
+    def _report(self, tier: str, state: ShardState, error: TieringError) -> None:
         log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, tier, error.message)
         with self._lock:
             self.counts.damaged.append((tier, state.shard.key))
