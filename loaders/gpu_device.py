@@ -23,7 +23,7 @@ import numpy as np
 from tiering.digest import Hasher
 from tiering.errors import CapacityExceeded, Corrupt, UsageError
 from tiering.layout.base import PAGE_BYTES
-from tiering.reader import RawBlock
+from tiering.shard_state import RawBlock
 
 KVIKIO_THREADS: Final = 8
 """Without GPUDirect Storage kvikio overlaps reading and copying only by threads, and starts with one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from loaders.ranks import choose_lanes, find_rank
@@ -57,7 +58,9 @@ class Loader:
         window_blocks: blocks of a lane whose rows are shuffled together; by default 64 over all lanes.
         affinity: ``global`` deals shards to lanes anew each epoch; with ``lane`` a lane keeps its rows, so
             that a node that keeps its ranks finds them in its cache.
-        io_threads: blocks that are read at a time.
+        io_threads: the most threads that read ahead; more than one where reads turn out slow.
+        verify: ``first``, the CRC of a block in a local file, uncompressed, is checked when it is first read
+            and anew after the file changed; ``always``, in every epoch.
 
     Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
     the batches of all ranks, joined in the order of the ranks, are the same for every world size.
@@ -88,6 +91,7 @@ class Loader:
         window_blocks: int | None = None,
         affinity: str = "global",
         io_threads: int = 4,
+        verify: str = "first",
     ) -> None:
         if batch_size < 1 or io_threads < 1:
             raise UsageError(f"batch_size = {batch_size} and io_threads = {io_threads} must be at least 1")
@@ -100,6 +104,7 @@ class Loader:
         self._device = device
         self._columns = columns
         self._cache = cache
+        self._verify = verify
         self._epoch = 0
         self._position = 0
         self._resume = False
@@ -132,7 +137,10 @@ class Loader:
             self._epoch, self._position = epoch + 1, 0
             return
         begun = time.perf_counter()
-        with WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads) as feed:
+        with ExitStack() as stack:
+            stack.callback(self._reader.rest)
+            feed = WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads)
+            stack.enter_context(feed)
             self._feed = feed
             while self._feed is feed and self._process == os.getpid():
                 batch = feed.batch(position, min(position + self._step, end))
@@ -229,7 +237,7 @@ class Loader:
     def _open(self) -> None:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
-        self._reader = BlockReader(self.corpus, self._columns, self._cache)
+        self._reader = BlockReader(self.corpus, self._columns, self._cache, self._verify)
         self._slots_used = None
         self._feed = None
 

@@ -54,9 +54,14 @@ class HostSlots:
             name: np.empty((count * self._rows[name], *column.shape), column.dtype)
             for name, column in self._columns.items()
         }
-        self._bytes = {
-            name: memoryview(array.reshape(-1).view(np.uint8)) for name, array in self._memory.items()
-        }
+        whole = {name: memoryview(array.reshape(-1).view(np.uint8)) for name, array in self._memory.items()}
+        self._views = [
+            {
+                name: whole[name][slot * nbytes : (slot + 1) * nbytes]
+                for name, nbytes in ((n, self._rows[n] * c.row_bytes) for n, c in self._columns.items())
+            }
+            for slot in range(count)
+        ]
 
     @property
     def nbytes(self) -> int:
@@ -69,11 +74,7 @@ class HostSlots:
 
     def read(self, shard: int, block: int, slot: int) -> None:
         """See `Slots`."""
-        views = {}
-        for name, column in self._columns.items():
-            nbytes = self._rows[name] * column.row_bytes
-            views[name] = self._bytes[name][slot * nbytes : (slot + 1) * nbytes]
-        self._reader.read(shard, block, views)
+        self._reader.read(shard, block, self._views[slot])
 
     def new_batch(self, rows: int) -> Batch:
         """See `Slots`."""
@@ -86,4 +87,4 @@ class HostSlots:
         for name, memory in self._memory.items():
             out = batch[name][start : start + len(rows)]
             # mode="clip" writes straight to `out`; the indexes are right by construction.
-            np.take(memory, slots * self._rows[name] + rows, axis=0, out=out, mode="clip")
+            np.take(memory, slots.astype(np.int64) * self._rows[name] + rows, axis=0, out=out, mode="clip")

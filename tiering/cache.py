@@ -32,7 +32,7 @@ from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
 from tiering.sizes import parse_size
-from tiering.stores.base import Extent
+from tiering.stores.base import Extent, Reader
 from tiering.stores.file import FileStore
 from tiering.transfer import is_verified
 
@@ -132,6 +132,10 @@ class NodeCache:
             NotFound: it was evicted, or never here. Corrupt: it is truncated.
         """
         self._files.read_into(_key(name), offset, buffer)
+
+    def reader(self, name: str) -> Reader:
+        """What reads as `read_into` of a shard does, for many blocks; drop it when these are read."""
+        return self._files.reader(_key(name))
 
     def locate(self, name: str) -> Extent:
         """The file of a shard; whoever opened it may read on after it was evicted.

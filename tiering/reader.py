@@ -1,8 +1,9 @@
 """Reads blocks of a corpus into caller's memory, from the node cache or the tier, verified.
 
-Invariant: no byte is handed out before its block's CRC32C was found right. A damaged or missing copy is
-reported and healed from another tier that holds one; where it cannot be, the other tier is read instead.
-Without a good copy anywhere it is an error, never wrong rows. While a tier does not answer, others are read.
+Invariant: no byte is handed out before its block's CRC32C was found right, in this read or in one before it
+of the same file, unchanged since. A damaged or missing copy is reported and healed from another tier that
+holds one; where it cannot be, the other tier is read instead. Without a good copy anywhere it is an error,
+never wrong rows. While a tier does not answer, others are read.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -27,63 +27,15 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_bloc
 from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
 from tiering.schema import array_of, columns_of
-from tiering.shards import Shard
+from tiering.shard_state import RawBlock, ReadCounts, ShardState
 from tiering.stores.base import Extent
-from tiering.tier import Tier
 from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
 
+VERIFY: Final = ("first", "always")
+
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class ReadCounts:
-    """What reading cost so far."""
-
-    bytes_needed: int = 0
-    """Bytes of the blocks that were asked for, as stored."""
-    bytes_fetched: int = 0
-    """Bytes that came from beyond the node cache."""
-    damaged: list[tuple[str, str]] = field(default_factory=list)
-    """Tier and key of each bad copy that was met."""
-
-    def reset(self) -> None:
-        """Begin to count anew."""
-        self.bytes_needed = self.bytes_fetched = 0
-        self.damaged = []
-
-
-@dataclass(frozen=True, slots=True)
-class RawBlock:
-    """Rows of one block that lie in a file as they lie in memory, not yet verified."""
-
-    shard: Shard
-    tier: str
-    """Whose copy it is; where `cached`, whose copy was cached."""
-    file: Extent
-    """Where the whole shard lies."""
-    offset: int
-    """Where the rows begin in that file."""
-    nbytes: int
-    """Length of the rows; the block's CRC, behind them, is left out."""
-    cached: bool
-    """Whether the file is the node cache's."""
-
-
-@dataclass(slots=True)
-class _ShardState:
-    """What this process knows of one shard object."""
-
-    shard: Shard
-    tier: Tier
-    """Where it is read: the corpus's tier, or another one that took its place for this shard."""
-    spans: Sequence[BlockSpan] | None = None
-    cached: bool | None = None
-    """Whether the node cache had it when last asked; None before that."""
-    refetched: bool = False
-    """Whether the cache was asked again in this epoch, because its copy was bad."""
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class BlockReader:
@@ -93,14 +45,23 @@ class BlockReader:
         corpus: the corpus, on the tier to read from.
         columns: names of columns of fixed shape; all by default.
         cache: the node's cache, or None to read the tier alone.
+        verify: ``first``, the CRC of a block that lies uncompressed in a local file is checked when it is
+            first read, and anew after that file changed; or ``always``, whenever it is read. All other
+            blocks always are.
 
     Raises:
         UsageError: no such column, or its rows have no fixed shape.
     """
 
     def __init__(
-        self, corpus: Corpus, columns: Sequence[str] | None = None, cache: NodeCache | None = None
+        self,
+        corpus: Corpus,
+        columns: Sequence[str] | None = None,
+        cache: NodeCache | None = None,
+        verify: str = "first",
     ) -> None:
+        if verify not in VERIFY:
+            raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
         self.columns = _choose(corpus, columns)
@@ -110,10 +71,11 @@ class BlockReader:
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
         self._shards = {name: corpus.shards(name) for name in objects}
-        self._states: dict[tuple[str, int], _ShardState] = {}
+        self._states: dict[tuple[str, int], ShardState] = {}
         self._tiers = (corpus.tier, *corpus.others)
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
         self._can_heal = True
+        self._always_verify = verify == "always"
 
     @property
     def stored_bytes(self) -> int:
@@ -133,6 +95,12 @@ class BlockReader:
         """Ask the cache again for what it refused or evicted."""
         for state in list(self._states.values()):
             state.cached, state.refetched = None, False
+        self.rest()
+
+    def rest(self) -> None:
+        """Keep no file open; the next read opens it again."""
+        for state in list(self._states.values()):
+            state.in_cache = state.on_tier = None
 
     def read(self, shard: int, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read one block of every chosen column.
@@ -169,7 +137,7 @@ class BlockReader:
         except (Unavailable, DeadlineExceeded) as error:
             return self._elsewhere(state, lambda other: self._raw_block(other, block), error)
 
-    def _raw_block(self, state: _ShardState, block: int) -> RawBlock | None:
+    def _raw_block(self, state: ShardState, block: int) -> RawBlock | None:
         file = self._file(state)
         if file is None:
             return None
@@ -194,14 +162,14 @@ class BlockReader:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
             self._fetched(raw.nbytes)
 
-    def _state(self, column: str, number: int) -> _ShardState:
+    def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
         if state is None:
-            fresh = _ShardState(self._shards[column][number], self.corpus.tier)
+            fresh = ShardState(self._shards[column][number], self.corpus.tier)
             state = self._states.setdefault((column, number), fresh)  # one for all threads
         return state
 
-    def _file(self, state: _ShardState) -> Extent | None:
+    def _file(self, state: ShardState) -> Extent | None:
         """The file that holds a shard, in the cache or on the tier."""
         if self._in_cache(state) and self.cache is not None:
             try:
@@ -211,7 +179,7 @@ class BlockReader:
         # A block tier's extents have addresses too, but are given to other objects after a delete.
         return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
 
-    def _read_good(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+    def _read_good(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         """Read a block from whichever copy is good."""
         for left in reversed(range(self._attempts)):
             try:
@@ -227,15 +195,15 @@ class BlockReader:
             else:
                 break
 
-    def _elsewhere(self, state: _ShardState, read: Callable[[_ShardState], T], error: TieringError) -> T:
+    def _elsewhere(self, state: ShardState, read: Callable[[ShardState], T], error: TieringError) -> T:
         """What `read` makes of the next tier that answers; the next block is again asked of the first."""
         for tier in self._tiers[self._tiers.index(state.tier) + 1 :]:
-            other = _ShardState(state.shard, tier, state.spans, cached=False)
+            other = ShardState(state.shard, tier, state.spans, cached=False)
             with contextlib.suppress(TieringError):  # the first error is the one to tell
                 return read(other)
         raise error
 
-    def _read(self, name: str, state: _ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
+    def _read(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         span, crc = self._locate(state, block)
         if self._layout is None:
             message = bytearray(span.nbytes)
@@ -243,8 +211,10 @@ class BlockReader:
             self._scatter(message, crc, slots)
         elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
-            self._bytes(state, span.offset, stored)
-            check_block(stored, crc)
+            identity = self._bytes(state, span.offset, stored)
+            if self._always_verify or not state.is_proven(identity, block):
+                check_block(stored, crc)
+                state.prove(identity, block)
         else:
             column = self._layout.column(name)
             stored = memoryview(bytearray(span.nbytes))
@@ -260,7 +230,7 @@ class BlockReader:
             values = array_of(batch.column(column.name), column)
             _as_rows(slots[column.name], column, len(values))[:] = values
 
-    def _locate(self, state: _ShardState, block: int) -> tuple[BlockSpan, int]:
+    def _locate(self, state: ShardState, block: int) -> tuple[BlockSpan, int]:
         """Where a block lies, and its CRC32C."""
         spans = state.spans
         if spans is None:
@@ -269,12 +239,12 @@ class BlockReader:
                 state.spans = spans
         return spans[block], state.shard.block_crcs[block]
 
-    def _find_spans(self, state: _ShardState) -> list[BlockSpan]:
+    def _find_spans(self, state: ShardState) -> list[BlockSpan]:
         if self._layout is not None:
             return self._read_spans(state, self._layout)
         return [BlockSpan(start, stop - start) for start, stop in pairwise(state.shard.block_offsets or ())]
 
-    def _read_spans(self, state: _ShardState, layout: ZarrLayout) -> list[BlockSpan]:
+    def _read_spans(self, state: ShardState, layout: ZarrLayout) -> list[BlockSpan]:
         """Where the blocks of a Zarr shard lie, from its index."""
         tail = bytearray(index_bytes(layout.nblocks))
         self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
@@ -290,21 +260,29 @@ class BlockReader:
             self.counts.bytes_needed += len(tail)
         return spans
 
-    def _bytes(self, state: _ShardState, offset: int, buffer: memoryview) -> None:
-        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier."""
+    def _bytes(self, state: ShardState, offset: int, buffer: memoryview) -> Hashable | None:
+        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier.
+
+        Returns what tells the file they come from, as it is now, from any other; None where nothing does.
+        """
         if self._in_cache(state) and self.cache is not None:
             try:
-                self.cache.read_into(state.shard.digest, offset, buffer)
+                if (read := state.in_cache) is None:
+                    read = state.in_cache = self.cache.reader(state.shard.digest)
+                identity = read(offset, buffer)
             except Corrupt:  # truncated
                 raise
             except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
             else:
-                return
-        state.tier.store.read_into(state.shard.key, offset, buffer)
+                return identity
+        if (read := state.on_tier) is None:
+            read = state.on_tier = state.tier.store.reader(state.shard.key)
+        identity = read(offset, buffer)
         self._fetched(buffer.nbytes)
+        return identity
 
-    def _in_cache(self, state: _ShardState) -> bool:
+    def _in_cache(self, state: ShardState) -> bool:
         if self.cache is None:
             return False
         if state.cached is None:
@@ -315,7 +293,7 @@ class BlockReader:
                     )
         return bool(state.cached)
 
-    def _whole(self, state: _ShardState) -> Buffer:
+    def _whole(self, state: ShardState) -> Buffer:
         """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
         shard = state.shard
         for left in reversed(range(self._attempts)):
@@ -330,7 +308,7 @@ class BlockReader:
         self._fetched(shard.nbytes)
         return data
 
-    def _replace(self, state: _ShardState, error: TieringError, *, again: bool = False) -> None:
+    def _replace(self, state: ShardState, error: TieringError, *, again: bool = False) -> None:
         """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one.
 
         Another thread may have done it already. With `again` it helped the caller nothing.
@@ -348,10 +326,12 @@ class BlockReader:
                     state.cached = False
             else:
                 self._repair(state, error)
+            state.in_cache = state.on_tier = None
+            state.proven = (None, set())
             if self._layout is not None:
                 state.spans = None  # the index may be from the bad copy
 
-    def _repair(self, state: _ShardState, error: TieringError) -> None:
+    def _repair(self, state: ShardState, error: TieringError) -> None:
         """Have a good copy on the shard's tier again, or else read another tier from now on.
 
         Raises:
@@ -379,10 +359,10 @@ class BlockReader:
             raise Corrupt(
                 f"no good copy of the shard: {error.message}", tier=tier.name, key=shard.key, hint=hint
             )
-        state.tier = behind[0]
+        state.tier, state.on_tier = behind[0], None
         log.warning("shard %s is read from tier %s from now on", shard.key, state.tier.name)
 
-    def _report(self, tier: str, state: _ShardState, error: TieringError) -> None:
+    def _report(self, tier: str, state: ShardState, error: TieringError) -> None:
         log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, tier, error.message)
         with self._lock:
             self.counts.damaged.append((tier, state.shard.key))

@@ -21,6 +21,9 @@ class Memo(Generic[Key, Value]):
         self._known: OrderedDict[Key, Value] = OrderedDict()
         self._lock = Lock()
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._known
+
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """Return the value of `key`, calling `make` where it is not known.
 
@@ -31,9 +34,13 @@ class Memo(Generic[Key, Value]):
                 self._known.move_to_end(key)
                 return self._known[key]
         value = make()
+        self.put(key, value)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        """Remember the value of `key`."""
         with self._lock:
             self._known[key] = value
             self._known.move_to_end(key)
             if len(self._known) > self._capacity:
                 self._known.popitem(last=False)
-        return value

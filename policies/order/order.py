@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from policies.checks import one_of, whole
 from policies.order.forecast import Forecast, forecast
-from policies.order.modes import MODES, Layout, Mode, Window
+from policies.order.modes import MODES, Layout, Mode, Window, Windows
 from policies.order.rowset import Keep, RowSet, equal, row_set
 
 __all__ = ["Order"]
@@ -172,6 +172,20 @@ class Order:
         most = self.lane_rows(epoch, lane)
         position = whole("position", position, least=0, below=most, example=0)
         return self._mode.window(_epoch(epoch), self._lane(lane), position)
+
+    def windows(self, epoch: int, spans: Sequence[tuple[int, int, int]]) -> Windows:
+        """Return the windows that hold positions [start, stop) of each (lane, start, stop), span by span.
+
+        The same as `window` gives one by one, for a fraction of the time. Memory O(windows x rows of the
+        largest). Raises ValueError for an epoch below 0, a lane outside [0, lanes) or positions outside
+        [0, lane_rows(epoch, lane)].
+        """
+        checked = []
+        for lane, start, stop in spans:
+            most = self.lane_rows(epoch, lane)
+            start = whole("start", start, least=0, below=most + 1, example=0)
+            checked.append((int(lane), start, whole("stop", stop, least=start, below=most + 1, example=most)))
+        return self._mode.windows(_epoch(epoch), checked)
 
     def shards(self, epoch: int, lanes: int | Iterable[int]) -> npt.NDArray[np.int64]:
         """Return the shards in the order they are first needed when these lanes advance in lockstep.

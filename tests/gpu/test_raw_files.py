@@ -14,7 +14,8 @@ from tests.gpu.host_device import HostDevice, HostFile, flip, make, shard_file
 from tiering import open_tier
 from tiering.digest import Hasher
 from tiering.errors import Corrupt
-from tiering.reader import BlockReader, RawBlock
+from tiering.reader import BlockReader
+from tiering.shard_state import RawBlock
 
 
 def test_a_damaged_shard_is_found_before_any_of_its_bytes_are_read(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loaders import Loader
-from tests.corpora import memory_corpus, promised, seen
-from tiering import Corpus, NodeCache
+from tests.corpora import make_corpus, memory_corpus, promised, seen
+from tiering import Corpus, NodeCache, open_tier
 from tiering.reader import BlockReader
 
 
@@ -165,3 +166,18 @@ def test_loader_in_threads_shares_one_cache(tmp_path: Any) -> None:
         order = Loader(corpus, 64).order
         assert [found[rank] for rank in range(4)] == [promised(order, 16, rank, 4) for rank in range(4)]
         assert cache.status().used_bytes <= corpus.nbytes // 2
+
+
+def test_loader_keeps_no_file_open_after_its_loop(tmp_path: Any) -> None:
+    corpus = make_corpus(open_tier(tmp_path / "disk", "disk"), 640, 16, 4)
+    loader = Loader(corpus, 64)
+    most = 0
+    for _ in loader:
+        most = max(most, _open_below(tmp_path))
+    assert most > 0
+    assert _open_below(tmp_path) == 0
+
+
+def _open_below(folder: Path) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    return sum(link.is_symlink() and str(link.readlink()).startswith(str(folder)) for link in links)

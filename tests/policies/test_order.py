@@ -81,6 +81,32 @@ def test_order_windows_tile_the_lane_and_list_their_blocks(case: Case, epoch: in
 
 @PROFILE
 @given(CASES, EPOCHS, st.data())
+def test_order_windows_at_once_are_those_one_by_one(case: Case, epoch: int, data: st.DataObject) -> None:
+    order = order_of(case)
+    spans = []
+    for lane in data.draw(st.lists(st.integers(0, case.lanes - 1), unique=True)):
+        stop = data.draw(st.integers(0, order.lane_rows(epoch, lane)))
+        spans.append((lane, data.draw(st.integers(0, stop)), stop))
+    joined = order.windows(epoch, spans)
+    expected = []
+    for lane, position, stop in spans:
+        while position < stop:
+            expected.append((lane, order.window(epoch, lane, position)))
+            position = expected[-1][1].stop
+    assert joined.lanes.tolist() == [lane for lane, _ in expected]
+    assert joined.starts.tolist() == [window.start for _, window in expected]
+    assert joined.stops.tolist() == [window.stop for _, window in expected]
+    assert joined.block_counts.tolist() == [len(window.blocks) for _, window in expected]
+    assert joined.blocks.tolist() == [block for _, window in expected for block in window.blocks.tolist()]
+    assert joined.rows.tolist() == [row for _, window in expected for row in window.rows.tolist()]
+    window_of = np.repeat(np.arange(len(expected)), joined.stops - joined.starts)
+    assert (np.repeat(np.arange(len(expected)), joined.block_counts)[joined.block_of] == window_of).all()
+    holders = joined.blocks[joined.block_of]
+    assert ((holders[:, 0] <= joined.rows) & (joined.rows < holders[:, 1])).all()
+
+
+@PROFILE
+@given(CASES, EPOCHS, st.data())
 def test_order_shards_come_as_their_first_windows_do(case: Case, epoch: int, data: st.DataObject) -> None:
     lanes = data.draw(st.lists(st.integers(0, case.lanes - 1), unique=True))
     shards = order_of(case).shards(epoch, lanes)

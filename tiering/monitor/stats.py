@@ -90,7 +90,9 @@ class Counters:
             raise UsageError(f"direction is {direction!r}", tier=tier, hint='Use "read" or "write"')
         _check_counts(nbytes=nbytes)
         with self._lock:
-            moved = self._now["moved"].setdefault(tier, MovedBytes(read=0, write=0))
+            moved = self._now["moved"].get(tier)
+            if moved is None:
+                moved = self._now["moved"][tier] = MovedBytes(read=0, write=0)
             moved[direction] += nbytes
 
     def add_cache(self, *, hits: int = 0, misses: int = 0, hit_bytes: int = 0, miss_bytes: int = 0) -> None:

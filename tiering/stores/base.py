@@ -37,8 +37,9 @@ opens its own from its `Tier`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -46,6 +47,10 @@ from typing import ClassVar, Self
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, UsageError
 from tiering.stores.pages import new_buffer
+
+Reader = Callable[[int, memoryview], Hashable | None]
+"""Fills a buffer from an offset on, as `Store.read_into` does. Returns what tells the object read from any
+other bytes the key ever held, so that what was verified once need not be again; None where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,10 @@ class Store(ABC):
     @abstractmethod
     def stat(self, key: str) -> ObjectInfo:
         """Size and etag of `key`."""
+
+    def reader(self, key: str) -> Reader:
+        """What reads as `read_into` of `key` does, for many small reads; drop it when these are done."""
+        return partial(self.read_into, key)
 
     def read(self, key: str) -> Buffer:
         """All bytes of `key`, in memory that is the caller's alone for as long as anything refers to it."""

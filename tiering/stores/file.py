@@ -28,7 +28,7 @@ import errno
 import os
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn, TypeVar
 
@@ -44,7 +44,8 @@ from tiering.errors import (
 )
 from tiering.keys import TEMP_PREFIX, path_of, validate, validate_prefix
 from tiering.stores import direct, file_temp
-from tiering.stores.base import Extent, ObjectInfo, Store, Strays, check_range, total_bytes
+from tiering.stores.base import Extent, ObjectInfo, Reader, Store, Strays, check_range, total_bytes
+from tiering.stores.file_kept import KeptFile, KeptFiles, identity_of
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
 from tiering.stores.pages import new_buffer
 
@@ -70,6 +71,7 @@ class FileStore(Store):
         self.name = name
         self.root = root
         self._tree = Tree(root)
+        self._kept = KeptFiles()
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         def fill(fd: int) -> None:
@@ -77,6 +79,21 @@ class FileStore(Store):
             self._fill(fd, key, offset, buffer)
 
         self._with_file(key, fill)
+
+    def reader(self, key: str) -> Reader:
+        segments = _segments(key)
+        file = KeptFile(lambda: self._tree.open(segments), self._kept)
+
+        def read(offset: int, buffer: memoryview) -> Hashable | None:
+            if buffer.nbytes >= direct.READ_BYTES:  # may go direct, which is a state of the open file
+                self.read_into(key, offset, buffer)
+                return None
+            done, stats = self._retried(key, lambda: file.read_into(offset, buffer))
+            if done < buffer.nbytes:
+                check_range(self.name, key, offset, buffer.nbytes, min(stats.st_size, offset + done))
+            return identity_of(stats)
+
+        return read
 
     def read(self, key: str) -> Buffer:
         def fill(fd: int) -> Buffer:  # opened once: length and bytes are of one object

@@ -36,8 +36,15 @@ _new_bytes.argtypes = [ctypes.c_char_p, ctypes.c_ssize_t]
 
 
 def aligned_buffer(nbytes: int) -> memoryview:
-    """A zeroed buffer on a 2 MiB boundary, of huge pages where the kernel has them."""
-    area = mmap.mmap(-1, nbytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """A zeroed buffer on a 2 MiB boundary, of huge pages where the kernel has them.
+
+    Raises:
+        MemoryError: there is no such room, which is no failure of a medium.
+    """
+    try:
+        area = mmap.mmap(-1, nbytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for a buffer of {nbytes} bytes") from error
     with contextlib.suppress(OSError):  # a kernel without transparent huge pages
         area.madvise(mmap.MADV_HUGEPAGE)
     view = memoryview(area)

@@ -14,9 +14,12 @@ import numpy.typing as npt
 
 from policies.order.rowset import RowSet
 
-__all__ = ["Layout", "Mode", "Uses", "Window", "covering"]
+__all__ = ["Layout", "Mode", "Uses", "Window", "Windows", "covering"]
 
 Int64s = npt.NDArray[np.int64]
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_NO_BLOCKS = np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +113,23 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Windows of several lanes, joined: what `Window` holds of each, one after the other.
+
+    lanes, starts, stops, block_counts: int64, shape (k,): of each window. blocks: int64, shape (n, 2), as
+    there. rows, block_of: int64, shape (m,): global row at each position, and which of `blocks` holds it.
+    """
+
+    lanes: Int64s
+    starts: Int64s
+    stops: Int64s
+    block_counts: Int64s
+    blocks: Int64s
+    rows: Int64s
+    block_of: Int64s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Uses:
     """The stretches of a lane in which it uses a shard, by start, ties by block order: int64, shape (uses,).
 
@@ -131,6 +151,16 @@ class Mode(ABC):
     @abstractmethod
     def window(self, epoch: int, lane: int, position: int) -> Window:
         """Return the window that holds this position of the lane; position in [0, rows of the lane)."""
+
+    def windows(self, epoch: int, spans: Sequence[tuple[int, int, int]]) -> Windows:
+        """Return the windows that hold positions [start, stop) of each (lane, start, stop), span by span."""
+        found, lanes = [], []
+        for lane, start, stop in spans:
+            while start < stop:
+                found.append(self.window(epoch, lane, start))
+                lanes.append(lane)
+                start = found[-1].stop
+        return _joined(lanes, found)
 
     @abstractmethod
     def uses(self, epoch: int, lane: int) -> Uses:
@@ -154,6 +184,24 @@ class Mode(ABC):
             rows[position - start : end - start] = window.rows[position - window.start : end - window.start]
             position = end
         return rows
+
+
+def _joined(lanes: Sequence[int], windows: Sequence[Window]) -> Windows:
+    counts = np.array([len(window.blocks) for window in windows], dtype=np.int64)
+    block_of = []
+    for before, window in zip(np.cumsum(counts) - counts, windows, strict=True):
+        by_row = np.argsort(window.blocks[:, 0])
+        found = np.searchsorted(window.blocks[by_row, 0], window.rows, side="right") - 1
+        block_of.append(before + by_row[found])
+    return Windows(
+        np.array(lanes, dtype=np.int64),
+        np.array([window.start for window in windows], dtype=np.int64),
+        np.array([window.stop for window in windows], dtype=np.int64),
+        counts,
+        np.concatenate([_NO_BLOCKS, *(window.blocks for window in windows)]),
+        np.concatenate([_NO_ROWS, *(window.rows for window in windows)]),
+        np.concatenate([_NO_ROWS, *block_of]),
+    )
 
 
 def first_needed(shards: Sequence[Int64s], positions: Sequence[Int64s]) -> Int64s:

@@ -19,18 +19,20 @@ an epoch's shard order and that of the lanes in use, O(blocks of a group) and O(
 these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from policies.order.memo import Memo
-from policies.order.modes.base import Int64s, Layout, Mode, Uses, Window, covering
-from policies.order.permute import derive, derive_array, permutation, permutations
+from policies.order.modes.base import Int64s, Layout, Mode, Uses, Window, Windows, covering
+from policies.order.permute import UInt64s, derive, derive_array, permutation, permutations
 
 __all__ = ["Windowed"]
 
 _SHARDS, _BLOCKS, _ROWS, _DEALT, _PIECES = 1, 2, 3, 5, 6  # domains of `derive`; 4 is that of mode "full"
+_NONE = np.empty(0, dtype=np.int64)
 _EPOCHS_KEPT = 2  # the one in training and the one that prefetch looks into
 _DEAL_BLOCKS = 1 << 18  # blocks dealt at once by `shards`: a few MiB, and few enough calls for 10^6 shards
 
@@ -84,16 +86,38 @@ class Windowed(Mode):
 
     def window(self, epoch: int, lane: int, position: int) -> Window:
         """Return the window at `position`: some searches and, where not remembered, one permutation."""
-        layout = self.layout
-        pieces = self._lane(epoch, lane)
-        group = (int(np.searchsorted(pieces.starts, position, side="right")) - 1) // layout.group_shards
-        deal = self._groups.get((epoch, lane, group), lambda: self._deal(epoch, lane, group, group + 1))
-        group_start = int(pieces.starts[group * layout.group_shards])
-        number = int(np.searchsorted(deal.stop, position - group_start, side="right")) // layout.window_blocks
+        group, deal, group_start = self._group(epoch, lane, position)
+        place = int(np.searchsorted(deal.stop, position - group_start, side="right"))
+        number = place // self.layout.window_blocks
         return self._windows.get(
             (epoch, lane, group, number),
             lambda: self._window((epoch, lane, group, number), deal, group_start),
         )
+
+    def windows(self, epoch: int, spans: Sequence[tuple[int, int, int]]) -> Windows:
+        """Return the windows of many lanes: all their rows are permuted together."""
+        size = self.layout.window_blocks
+        self._deal_together(epoch, spans)
+        lanes, counts, keys = [_NONE], [_NONE], [_NONE.view(np.uint64)]
+        first, last, stops = [_NONE], [_NONE], [_NONE]
+        for lane, start, stop in spans:
+            while start < stop:
+                group, deal, group_start = self._group(epoch, lane, start)
+                limits = (start - group_start, stop - group_start - 1)
+                low, high = np.searchsorted(deal.stop, limits, side="right").tolist()
+                low, high = low // size, min(high, len(deal.stop) - 1) // size + 1
+                taken = slice(low * size, high * size)
+                first.append(deal.first[taken])
+                last.append(deal.last[taken])
+                counts.append(np.full(high - low, size))
+                counts[-1][-1] = len(first[-1]) - (high - low - 1) * size
+                stops.append(group_start + deal.stop[taken][np.cumsum(counts[-1]) - 1])
+                lanes.append(np.full(high - low, lane))
+                key = derive(self.layout.seed, _ROWS, epoch, lane, group)
+                keys.append(derive_array(key, np.arange(low, high, dtype=np.uint64)))
+                start = int(stops[-1][-1])
+        join = np.concatenate
+        return self._permuted(join(lanes), join(stops), join(counts), join(keys), join(first), join(last))
 
     def uses(self, epoch: int, lane: int) -> Uses:
         """Return the shards by the first window that holds them: O(blocks of the lane), memory O(shards)."""
@@ -147,26 +171,71 @@ class Windowed(Mode):
         numbers = numbers[permutation(derive(self.layout.seed, _ROWS, *place), count)]
         return Window(stop - count, stop, self.layout.extents(first, last), self.layout.rows_of(numbers))
 
-    def _deal(self, epoch: int, lane: int, first_group: int, last_group: int) -> _Deal:
-        """Cut the pieces of groups [first_group, last_group) into blocks and permute each group's."""
-        layout = self.layout
-        pieces = self._lane(epoch, lane)
-        begin = first_group * layout.group_shards
-        shards = pieces.shards[begin : last_group * layout.group_shards]
-        low = layout.starts[shards]
-        if 0 <= pieces.cut - begin < len(low):
-            low[pieces.cut - begin] += pieces.skip
-        high = low + np.diff(pieces.starts[begin : begin + len(low) + 1])
-        piece, first, last = layout.blocks(shards, low, high)
-
-        counts = np.bincount(piece, minlength=len(shards))
-        sizes = np.add.reduceat(counts, np.arange(0, len(counts), layout.group_shards))
-        keys = derive_array(
-            derive(layout.seed, _BLOCKS, epoch, lane), np.arange(first_group, last_group, dtype=np.uint64)
+    def _group(self, epoch: int, lane: int, position: int) -> tuple[int, _Deal, int]:
+        """Return the group at `position`, its blocks, and where it begins in the lane."""
+        pieces, size = self._lane(epoch, lane), self.layout.group_shards
+        group = (int(np.searchsorted(pieces.starts, position, side="right")) - 1) // size
+        deal = self._groups.get(
+            (epoch, lane, group), lambda: self._deal(epoch, [(lane, group, group + 1)])[0]
         )
-        order = permutations(keys, sizes) + np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return group, deal, int(pieces.starts[group * size])
+
+    def _permuted(
+        self, lanes: Int64s, stops: Int64s, counts: Int64s, keys: UInt64s, first: Int64s, last: Int64s
+    ) -> Windows:
+        """Permute the rows of each window: its lane, end, number of blocks and key; numbers of the blocks."""
+        lengths = last - first
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        windows = np.cumsum(counts)
+        sizes = ends[windows] - ends[windows - counts]
+        order = np.arange(0)
+        if sizes.size:
+            order = permutations(keys, sizes) + np.repeat(ends[windows - counts], sizes)
+        block_of = np.repeat(np.arange(len(first)), lengths)[order]
+        rows = self.layout.rows_of(order + (first - ends[:-1])[block_of])
+        return Windows(lanes, stops - sizes, stops, counts, self.layout.extents(first, last), rows, block_of)
+
+    def _deal_together(self, epoch: int, spans: Sequence[tuple[int, int, int]]) -> None:
+        """Deal the groups in which these spans begin, where they are not known."""
+        size = self.layout.group_shards
+        unknown = []
+        for lane, start, stop in spans:
+            group = (int(np.searchsorted(self._lane(epoch, lane).starts, start, side="right")) - 1) // size
+            if start < stop and (epoch, lane, group) not in self._groups:
+                unknown.append((lane, group, group + 1))
+        for (lane, group, _), deal in zip(unknown, self._deal(epoch, unknown), strict=True):
+            self._groups.put((epoch, lane, group), deal)
+
+    def _deal(self, epoch: int, runs: Sequence[tuple[int, int, int]]) -> list[_Deal]:
+        """Cut the pieces of each (lane, first group, last group) into blocks and permute each group's."""
+        layout, size = self.layout, self.layout.group_shards
+        shards, low, rows, keys = [_NONE], [_NONE], [_NONE], [_NONE.view(np.uint64)]
+        for lane, first_group, last_group in runs:
+            pieces, begin = self._lane(epoch, lane), first_group * size
+            shards.append(pieces.shards[begin : last_group * size])
+            low.append(layout.starts[shards[-1]])
+            if 0 <= pieces.cut - begin < len(low[-1]):
+                low[-1][pieces.cut - begin] += pieces.skip
+            rows.append(np.diff(pieces.starts[begin : begin + len(low[-1]) + 1]))
+            groups = np.arange(first_group, last_group, dtype=np.uint64)
+            keys.append(derive_array(derive(layout.seed, _BLOCKS, epoch, lane), groups))
+        if not runs:
+            return []
+        all_low = np.concatenate(low)
+        piece, first, last = layout.blocks(np.concatenate(shards), all_low, all_low + np.concatenate(rows))
+
+        counts = np.bincount(piece, minlength=len(all_low))
+        before = np.cumsum([len(one) for one in low])  # pieces before those of each run
+        groups = np.concatenate([np.arange(begin, end, size) for begin, end in pairwise(before.tolist())])
+        sizes = np.add.reduceat(counts, groups)
+        order = permutations(np.concatenate(keys), sizes) + np.repeat(np.cumsum(sizes) - sizes, sizes)
         piece, first, last = piece[order], first[order], last[order]
-        return _Deal(piece, first, last, np.cumsum(last - first))
+        stop = np.concatenate([[0], np.cumsum(last - first)])
+        cuts = np.concatenate([[0], np.cumsum(counts)])[before].tolist()
+        return [
+            _Deal(piece[a:b] - begin, first[a:b], last[a:b], stop[a + 1 : b + 1] - stop[a])
+            for begin, (a, b) in zip(before.tolist(), pairwise(cuts), strict=False)
+        ]
 
     def _runs(self, pieces: _Lane) -> Iterator[tuple[int, int]]:
         """Yield runs [first, last) of a lane's groups that can be dealt at once in bounded memory."""
@@ -188,7 +257,7 @@ class Windowed(Mode):
 
         Pieces and positions [start, stop) are counted from the first of these groups.
         """
-        deal = self._deal(epoch, lane, first, last)
+        (deal,) = self._deal(epoch, [(lane, first, last)])
         size = self.layout.window_blocks
         place = np.arange(len(deal.piece))
         met = np.full(int(deal.piece.max()) + 1, len(place))

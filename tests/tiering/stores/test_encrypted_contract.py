@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,4 +55,4 @@ def test_encrypted_store_behaves_as_the_model(kind: str, tmp_path: Path) -> None
         suppress_health_check=list(HealthCheck),
     )
     with encrypted(inner_store(kind, tmp_path), tmp_path) as store:
-        run_state_machine_as_test(lambda: StoreMachine(store), settings=profile)
+        run_state_machine_as_test(lambda: StoreMachine(store, Counter()), settings=profile)

@@ -5,11 +5,11 @@ Invariant: only bytes that arrived are counted, once, however often they were tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from tiering.digest import Buffer
 from tiering.monitor.stats import COUNTERS
-from tiering.stores.base import ObjectInfo, total_bytes
+from tiering.stores.base import ObjectInfo, Reader, total_bytes
 from tiering.stores.wrappers.base import Wrapper
 
 
@@ -19,6 +19,16 @@ class Counted(Wrapper):
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         self.inner.read_into(key, offset, buffer)
         COUNTERS.add_moved(self.name, "read", buffer.nbytes)
+
+    def reader(self, key: str) -> Reader:
+        inner = self.inner.reader(key)
+
+        def read(offset: int, buffer: memoryview) -> Hashable | None:
+            identity = inner(offset, buffer)
+            COUNTERS.add_moved(self.name, "read", buffer.nbytes)
+            return identity
+
+        return read
 
     def read(self, key: str) -> Buffer:
         data = self.inner.read(key)

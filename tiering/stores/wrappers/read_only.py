@@ -10,12 +10,15 @@ from typing import NoReturn
 
 from tiering.digest import Buffer
 from tiering.errors import UsageError
-from tiering.stores.base import ObjectInfo
+from tiering.stores.base import ObjectInfo, Reader
 from tiering.stores.wrappers.base import Wrapper
 
 
 class ReadOnly(Wrapper):
     """Refuses every change."""
+
+    def reader(self, key: str) -> Reader:
+        return self.inner.reader(key)
 
     def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
         self._refuse(key)

@@ -1,0 +1,148 @@
+"""Reads of blocks, done by a few threads and by whoever waits for them.
+
+Invariant: blocks are begun in the order in which they were put; after `close` none is begun, and when it
+returns nobody writes to a slot any more.
+
+Blocks in the page cache come at the speed of a copy: one thread ahead of the training is enough for them, a
+second one would take its processor time and its turns at the interpreter. Others have a latency that only
+more threads hide. So a read that took long adds a thread, up to the most that are allowed; and whoever waits
+for a block that nobody has begun to read reads it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+_SLOW_SECONDS: Final = 5e-4  # a block in the page cache takes a fifth of that
+
+
+class Reading:
+    """Blocks that are needed at one position: how many are not read yet, and what went wrong."""
+
+    __slots__ = ("error", "left", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.left = 0
+        self.error: BaseException | None = None
+
+
+Job = tuple[int, int, int]
+"""Shard, block, and the slot to read it into."""
+
+
+class Reads:
+    """Reads blocks into slots.
+
+    Args:
+        read: reads a block of a shard into a slot; called by many threads at a time.
+        refill: puts more blocks, if there are some that could be read now; whether it did.
+        threads: the most that read ahead.
+    """
+
+    def __init__(
+        self, read: Callable[[int, int, int], None], refill: Callable[[], bool], threads: int
+    ) -> None:
+        self._read, self._refill, self._most = read, refill, threads
+        self._jobs: deque[tuple[Reading, Job]] = deque()
+        self._changed = threading.Condition()
+        self._wanted = 1  # threads; more when reads are slow
+        self._active = 0
+        self._poked = self._closed = False
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering-read")
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify_all()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def put(self, reading: Reading, jobs: Iterable[Job]) -> None:
+        """Have blocks read for `reading`."""
+        new = [(reading, job) for job in jobs]
+        with self._changed:
+            reading.left += len(new)
+            if not self._closed:
+                self._jobs.extend(new)
+
+    def poke(self) -> None:
+        """Say that blocks were put, or could be."""
+        with self._changed:
+            self._poked = True
+            while self._active < self._wanted and not self._closed:
+                self._active += 1
+                self._pool.submit(self._work)
+
+    def wait(self, reading: Reading) -> None:
+        """Return when its blocks are read; raise the error of one that failed.
+
+        Raises:
+            RuntimeError: closed before.
+        """
+        while reading.left and reading.error is None and not self._closed:
+            if self._next_is_of(reading) and self._read_next():
+                continue
+            with self._changed:
+                while reading.left and reading.error is None and not self._closed:
+                    if self._next_is_of(reading):
+                        break
+                    self._changed.wait()
+        if reading.error is not None:
+            raise reading.error
+        if reading.left:
+            raise RuntimeError("the window feed is closed")
+
+    def _next_is_of(self, reading: Reading) -> bool:
+        try:
+            return self._jobs[0][0] is reading
+        except IndexError:
+            return False
+
+    def _work(self) -> None:
+        """Read until there is nothing left to read."""
+        while True:
+            while self._read_next():
+                pass
+            try:
+                if self._refill():
+                    continue
+            except BaseException:
+                with self._changed:
+                    self._active -= 1
+                raise  # whoever needs those blocks meets it again
+            with self._changed:
+                if self._closed or not (self._poked or self._jobs):
+                    self._active -= 1
+                    return
+                self._poked = False
+
+    def _read_next(self) -> bool:
+        """Read the block that is needed first; False where there is none."""
+        try:
+            reading, job = self._jobs.popleft()
+        except IndexError:
+            return False
+        begun = time.perf_counter()
+        error = None
+        try:
+            self._read(*job)
+        except BaseException as caught:  # noqa: BLE001  # raised where the block is waited for
+            error = caught
+        slow = time.perf_counter() - begun > _SLOW_SECONDS
+        with self._changed:
+            reading.left -= 1
+            reading.error = reading.error or error
+            if not reading.left or error is not None:
+                self._changed.notify_all()
+            if slow and self._jobs and self._active < self._most and not self._closed:
+                self._active += 1
+                self._wanted = self._active
+                self._pool.submit(self._work)
+        return True

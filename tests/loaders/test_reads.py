@@ -1,0 +1,135 @@
+"""Reads: in order, by as many threads as are worth it, and by whoever waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from loaders import reads
+from loaders.reads import Reading, Reads
+from tiering.errors import Unavailable
+
+PATIENCE_SECONDS = 60
+
+
+def jobs(*blocks: int) -> list[tuple[int, int, int]]:
+    return [(0, block, block) for block in blocks]
+
+
+class Reader:
+    """Notes who read what; waits for `gate` in its own threads, where there is one."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[int, str]] = []
+        self.gate: threading.Event | None = None
+        self.begun = threading.Semaphore(0)
+
+    def read(self, shard: int, block: int, slot: int) -> None:
+        self.begun.release()
+        thread = threading.current_thread().name
+        if self.gate is not None and thread.startswith("tiering-read"):
+            assert self.gate.wait(PATIENCE_SECONDS)
+        self.done.append((block, thread))
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    if made.gate is not None:
+        made.gate.set()
+
+
+def test_one_thread_reads_fast_blocks_in_order(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", PATIENCE_SECONDS)
+    pool = Reads(reader.read, lambda: False, 4)
+    reading = Reading(0)
+    pool.put(reading, jobs(*range(50)))
+    pool.poke()
+    pool.close()
+    assert {thread for _, thread in reader.done} <= {"tiering-read_0"}
+    assert [block for block, _ in reader.done] == list(range(len(reader.done)))
+
+
+def test_slow_blocks_are_read_by_all_threads_at_a_time(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", -1.0)
+    barrier = threading.Barrier(3, timeout=PATIENCE_SECONDS)
+
+    def read(shard: int, block: int, slot: int) -> None:
+        if block >= 8:  # the threads that there are by now
+            barrier.wait()
+
+    pool = Reads(read, lambda: False, 3)
+    warm, reading = Reading(0), Reading(1)
+    pool.put(warm, jobs(*range(8)))
+    pool.put(reading, jobs(*range(8, 14)))
+    pool.poke()
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: not reading.left, PATIENCE_SECONDS)
+    pool.close()
+
+
+def test_who_waits_reads_what_nobody_has_begun(reader: Reader) -> None:
+    reader.gate = threading.Event()
+    pool = Reads(reader.read, lambda: False, 1)
+    first, second = Reading(0), Reading(1)
+    pool.put(first, jobs(0))
+    pool.poke()
+    assert reader.begun.acquire(timeout=PATIENCE_SECONDS)
+    pool.put(second, jobs(1, 2))
+    pool.wait(second)
+    assert reader.done == [(1, "MainThread"), (2, "MainThread")]
+    reader.gate.set()
+    pool.wait(first)
+    pool.close()
+    assert [block for block, _ in reader.done] == [1, 2, 0]
+
+
+def test_an_error_is_raised_where_its_block_is_waited_for() -> None:
+    def read(shard: int, block: int, slot: int) -> None:
+        if block == 1:
+            raise Unavailable("gone")
+
+    pool = Reads(read, lambda: False, 2)
+    good, bad = Reading(0), Reading(1)
+    pool.put(good, jobs(0))
+    pool.put(bad, jobs(1))
+    pool.poke()
+    pool.wait(good)
+    with pytest.raises(Unavailable, match="gone"):
+        pool.wait(bad)
+    pool.close()
+
+
+def test_closed_reads_begin_nothing_and_say_so(reader: Reader) -> None:
+    pool = Reads(reader.read, lambda: False, 1)
+    pool.close()
+    reading = Reading(0)
+    pool.put(reading, jobs(0))
+    pool.poke()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.wait(reading)
+    assert reader.done == []
+
+
+def test_a_thread_that_ran_out_of_blocks_asks_for_more(reader: Reader) -> None:
+    last = Reading(5)
+    more = [lambda: pool.put(Reading(0), jobs(0)), lambda: pool.put(last, jobs(1))]
+
+    def refill() -> bool:
+        if not more:
+            return False
+        more.pop(0)()
+        return True
+
+    last.left = 1  # of its block
+    pool = Reads(reader.read, refill, 1)
+    pool.poke()
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: last.left == 1 and len(reader.done) == 2, PATIENCE_SECONDS)
+    pool.close()
+    assert [block for block, _ in reader.done] == [0, 1]

@@ -1,0 +1,128 @@
+"""How often a block is verified: once for each unchanged local file, or whenever it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.corpora import memory_corpus
+from tests.tiering.reader_tools import BLOCK_ROWS, alone, check_block, flip, shard_files, stage
+from tiering import Corpus, NodeCache
+from tiering import reader as reader_module
+from tiering.errors import Corrupt, UsageError
+from tiering.reader import BlockReader
+from tiering.stores import file_kept
+
+ROWS = range(BLOCK_ROWS)
+
+
+class Checks:
+    """Counts the blocks that are verified."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._seen = 0
+        true = reader_module.check_block
+
+        def count(*arguments: Any) -> memoryview:
+            self._seen += 1
+            return true(*arguments)
+
+        monkeypatch.setattr(reader_module, "check_block", count)
+
+    def take(self) -> int:
+        seen, self._seen = self._seen, 0
+        return seen
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Checks]:
+    monkeypatch.setattr(file_kept, "_SETTLED_NS", 0)
+    return Checks(monkeypatch)
+
+
+def test_block_of_an_unchanged_file_is_verified_once(tmp_path: Path, checks: Checks) -> None:
+    reader = BlockReader(alone(stage(tmp_path, "zarr")))
+    columns = len(reader.columns)
+    for expected in (columns, 0, 0):
+        reader.new_epoch()
+        check_block(reader, 0, 0, ROWS)
+        assert checks.take() == expected
+    check_block(reader, 0, 1, range(BLOCK_ROWS, 2 * BLOCK_ROWS))
+    assert checks.take() == columns
+
+
+def test_block_of_a_changed_file_is_verified_again(tmp_path: Path, checks: Checks) -> None:
+    corpus = alone(stage(tmp_path, "zarr"))
+    reader = BlockReader(corpus)
+    check_block(reader, 0, 0, ROWS)
+    checks.take()
+    changed = shard_files(corpus)[0]
+    os.utime(changed, ns=(1, 1))
+    check_block(reader, 0, 0, ROWS)
+    assert checks.take() == 1
+    flip(changed, 3)
+    os.utime(changed, ns=(2, 2))
+    with pytest.raises(Corrupt, match="no good copy"):
+        check_block(reader, 0, 0, ROWS)
+
+
+def test_damage_after_the_first_epoch_is_healed(tmp_path: Path, checks: Checks) -> None:
+    corpus = stage(tmp_path, "zarr")
+    reader = BlockReader(corpus)
+    check_block(reader, 0, 0, ROWS)
+    for file in shard_files(corpus):
+        flip(file, 5)
+        os.utime(file, ns=(1, 1))
+    check_block(reader, 0, 0, ROWS)
+    assert len(reader.counts.damaged) == len(reader.columns)
+
+
+def test_file_changed_a_moment_ago_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = Checks(monkeypatch)
+    monkeypatch.setattr(file_kept, "_SETTLED_NS", 10**18)
+    reader = BlockReader(alone(stage(tmp_path, "zarr")))
+    for _ in range(2):
+        check_block(reader, 0, 0, ROWS)
+        assert checks.take() == len(reader.columns)
+
+
+def test_verify_always_means_every_read(tmp_path: Path, checks: Checks) -> None:
+    reader = BlockReader(alone(stage(tmp_path, "zarr")), verify="always")
+    for _ in range(2):
+        check_block(reader, 0, 0, ROWS)
+        assert checks.take() == len(reader.columns)
+
+
+@pytest.mark.parametrize("form", ["zstd", "zarr"])
+def test_blocks_that_lie_in_no_file_are_always_verified(tmp_path: Path, checks: Checks, form: str) -> None:
+    with memory_corpus(64, BLOCK_ROWS, 4, **({"codec": "zstd:1"} if form == "zstd" else {})) as corpus:
+        reader = BlockReader(corpus)
+        for _ in range(2):
+            check_block(reader, 0, 0, ROWS)
+            assert checks.take() == len(reader.columns)
+
+
+def test_block_in_the_node_cache_is_verified_once(tmp_path: Path, checks: Checks) -> None:
+    with memory_corpus(64, BLOCK_ROWS, 4) as corpus:
+        cache = NodeCache(tmp_path / "cache", "1MB")
+        reader = BlockReader(corpus, cache=cache)
+        for expected in (len(reader.columns), 0):
+            check_block(reader, 0, 0, ROWS)
+            assert checks.take() == expected
+        for path in (tmp_path / "cache/objects").rglob("??*"):
+            if path.is_file():
+                flip(path, 9)
+                os.utime(path, ns=(1, 1))
+        check_block(reader, 0, 0, ROWS)
+        assert {tier for tier, _ in reader.counts.damaged} == {"node cache"}
+        cache.close()
+
+
+def test_unknown_verify_is_an_error(tmp_path: Path) -> None:
+    corpus: Corpus = alone(stage(tmp_path, "zarr"))
+    with pytest.raises(UsageError, match="verify = 'never' is none of first, always"):
+        BlockReader(corpus, verify="never")
