@@ -48,10 +48,10 @@ class MemoryStore(Store):
             with self._lock:
                 if if_absent:
                     self._check_absent(key)
-                self._drop(key)
+                old = self._objects.get(key)
                 self._writes += 1
-                self._objects[key] = (data, str(self._writes))
-                self._count(key, nbytes)
+                self._objects[key] = (data, str(self._writes))  # at once: readers take no lock
+                self._count(key, nbytes - (len(old[0]) if old else 0))
                 return ObjectInfo(key, nbytes, str(self._writes))
         finally:
             with self._lock:

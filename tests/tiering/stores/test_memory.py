@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,16 @@ def test_memory_racing_writers_never_exceed_the_capacity() -> None:
         assert sum(pool.map(write, range(8))) > 8
     used = sum(info.nbytes for info in store.list())
     assert store.free_bytes() == 1000 - used
+
+
+def test_overwrite_is_one_step_for_readers_who_take_no_lock() -> None:
+    class Kept(dict[str, Any]):
+        def pop(self, *_: Any) -> Any:
+            pytest.fail("the old object was gone before the new one was there")
+
+    with MemoryStore("lake") as store:
+        store.write("k", [b"old"])
+        store._objects = Kept(store._objects)
+        store.write("k", [b"newer"])
+        assert store.read("k") == b"newer"
+        assert store._data_bytes == 5
