@@ -13,14 +13,12 @@ the index only counts them: whoever opens it takes over what a crash kept from i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +26,7 @@ from typing import Any, Final
 from policies.eviction import Eviction, make
 from tiering.access_log import AccessLog
 from tiering.cache_index import Connection, connect, immediate, is_damage
+from tiering.cache_lock import locked
 from tiering.digest import DIGEST_CHARS, Buffer, digest
 from tiering.errors import ConfigError, Corrupt, TieringError, Unavailable
 from tiering.monitor.stats import COUNTERS
@@ -42,7 +41,6 @@ STORE_NAME: Final = "node cache"
 """The tier that messages and statistics name for copies here."""
 BUSY_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 60.0
-_POLL_SECONDS: Final = 0.02
 _SICKNESS: Final = (sqlite3.Error, OSError, TieringError)
 _NEXT_USE: Final = "(SELECT coalesce(max(used), 0) + 1 FROM entries)"
 
@@ -289,21 +287,9 @@ class NodeCache:
         names = {key.rpartition("/")[2]: nbytes for key, nbytes in found.items()}
         return {n: nbytes for n, nbytes in names.items() if len(n) == DIGEST_CHARS and _key(n) in found}
 
-    @contextmanager
-    def _locked(self, lock: str, wait_seconds: float) -> Iterator[bool]:
-        """Hold one of the locks that all processes share; yields whether it could be had in time."""
-        fd = os.open(self._folder("locks") / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + wait_seconds
-        try:
-            while not (locked := _try_lock(fd)) and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-            try:
-                yield locked
-            finally:
-                if locked:
-                    fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile holds this descriptor too
-        finally:
-            os.close(fd)
+    def _locked(self, lock: str, wait_seconds: float) -> AbstractContextManager[bool]:
+        """Hold one of the locks that all processes share; whether it could be had in time."""
+        return locked(self._folder("locks") / lock, wait_seconds)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -379,14 +365,6 @@ def _fetched(name: str, fetch: Callable[[], Sequence[Buffer]]) -> Sequence[Buffe
 
 def _key(name: str) -> str:
     return f"{name[:2]}/{name}"
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _inode(path: Path) -> int:
