@@ -1,6 +1,6 @@
 """Locks that all processes of a node share: each is a file that one of them at a time holds.
 
-Invariant: a lock is the kernel's (flock): it ends with its process, however that ends, and leaves nothing stale.
+Invariant: a lock is the kernel's (flock): it ends with its process, however that ends; nothing stale remains.
 """
 
 from __future__ import annotations
