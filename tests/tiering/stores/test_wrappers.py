@@ -33,7 +33,7 @@ METHODS = sorted(
     for name, member in vars(Store).items()
     if inspect.isfunction(member) and not name.startswith("_") and name != "reader"
 )
-"""What a wrapper passes on; its `reader` is made of its own `read_into` instead, so that it goes round none."""
+"""What a wrapper passes on; `reader` is made of its own `read_into` instead, so that it goes round none."""
 
 
 @pytest.fixture
