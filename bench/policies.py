@@ -4,11 +4,13 @@ The trace is cloudPhysicsIO of libCacheSim where it lies in ``shared/data`` besi
 one of as many requests. Caches take a tenth and a half of the items' bytes. Everything takes turns, each time
 in a process of its own, for what ran before leaves the heap in pieces: in the fifth round of one process all
 are a third slower than in the first. Each figure is the median of the rounds.
+The speed of the simulator and of the sample order, from their own benches, stand beside it in one run.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from statistics import median
 import cachetools
 import numpy as np
 
+from bench import _streaming, order, prefetch
 from policies import replay
 from policies.eviction import NAMES, Expiring, make
 
@@ -36,9 +39,17 @@ PEERS: dict[str, Callable[[int], cachetools.Cache]] = {
 
 
 def run() -> dict[str, object]:
-    """All figures."""
+    """All figures of speed: eviction, the simulator with time, and the order beside Streaming's planners."""
     name, ids, sizes = trace()
-    return {"trace": name, "requests": len(ids), **eviction(ids, sizes)}
+    with tempfile.TemporaryDirectory() as folder:
+        _streaming.install(folder)
+        return {
+            "trace": name,
+            "requests": len(ids),
+            **eviction(ids, sizes),
+            "simulator": prefetch.speed(),
+            "order": order.speed(folder),
+        }
 
 
 def trace() -> tuple[str, np.ndarray, np.ndarray]:
