@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from policies import Order
+from policies.order.modes import Windows
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -38,6 +39,42 @@ class Plan:
     tickets: list[int]
 
 
+class Spans:
+    """Which positions of each lane are planned next, so that windows come in the order of their need."""
+
+    def __init__(self, order: Order, epoch: int, lanes: range, start: int, stop: int) -> None:
+        self._lanes = lanes
+        self.rows = [order.lane_rows(epoch, lane) for lane in lanes]
+        """Of each lane, in the epoch."""
+        self._ends = [min(stop, rows) for rows in self.rows]
+        self._at = [start] * len(lanes)  # where the next window of each lane begins
+        self._span = 1  # at first: those rows are wanted at once
+        self.most = max(1, _ROWS // len(lanes))
+        """Positions of a lane that are planned at a time."""
+
+    @property
+    def position(self) -> int:
+        """Where the next window begins; after the last one, where the longest lane ends."""
+        begun = [at for at, end in zip(self._at, self._ends, strict=True) if at < end]
+        return min(begun, default=max(self.rows))
+
+    def take(self) -> list[tuple[int, int, int]] | None:
+        """Lane, start and stop of what to plan now; None where nothing is left."""
+        if all(at >= end for at, end in zip(self._at, self._ends, strict=True)):
+            return None
+        horizon = self.position + self._span
+        self._span = self.most
+        return [
+            (lane, at, max(at, min(horizon, end)))
+            for lane, at, end in zip(self._lanes, self._at, self._ends, strict=True)
+        ]
+
+    def advance(self, windows: Windows) -> None:
+        """Step behind windows that were planned; those of a lane come one after the other."""
+        for lane, stop in zip(windows.lanes.tolist(), windows.stops.tolist(), strict=True):
+            self._at[lane - self._lanes.start] = stop
+
+
 class Planner:
     """Plans the windows of neighbouring lanes, chunk by chunk.
 
@@ -49,44 +86,33 @@ class Planner:
 
     def __init__(self, order: Order, epoch: int, lanes: range, start: int, stop: int, slots: int) -> None:
         self._order, self._epoch, self._lanes, self._start = order, epoch, lanes, start
-        self._rows = [order.lane_rows(epoch, lane) for lane in lanes]
-        self._ends = [min(stop, rows) for rows in self._rows]
-        self._at = [start] * len(lanes)  # where the next window of each lane begins
+        self._spans = Spans(order, epoch, lanes, start, stop)
+        self._rows = self._spans.rows
         self._starts = np.concatenate([[0], np.cumsum(order.shard_rows)])
-        self._span = 1  # at first: those rows are wanted at once
-        self._most_span = max(1, _ROWS // len(lanes))
         window = min(order.window_blocks * order.block_rows, max(self._rows))
         # Loaded rows lie within those all slots can hold, shared by the lanes; behind them comes a chunk, and
         # a window may reach beyond either.
-        ring = slots * order.block_rows // len(lanes) + 2 + self._most_span + 2 * window
+        ring = slots * order.block_rows // len(lanes) + 2 + self._spans.most + 2 * window
         self.ring = min(max(self._rows), ring) or 1
         self.where = np.zeros((2, len(lanes), self.ring), np.int32)
         """Ticket of the block, and row within it, of each position of each lane, modulo `ring`."""
-        self.tickets = slots + len(lanes) * (self._most_span + 2 * window)
+        self.tickets = slots + len(lanes) * (self._spans.most + 2 * window)
         """From 0 to here (exclusive); they come around again when their blocks are gone."""
         self._next_ticket = 0
 
     @property
     def position(self) -> int:
         """Where the next window begins; after the last one, where the longest lane ends."""
-        begun = [at for at, end in zip(self._at, self._ends, strict=True) if at < end]
-        return min(begun, default=max(self._rows))
+        return self._spans.position
 
     def plan(self) -> Plan | None:
         """The windows that come next; None after the last."""
-        if all(at >= end for at, end in zip(self._at, self._ends, strict=True)):
-            return None
-        horizon = self.position + self._span
-        self._span = self._most_span
-        return self._arrange(
-            [
-                (lane, at, max(at, min(horizon, end)))
-                for lane, at, end in zip(self._lanes, self._at, self._ends, strict=True)
-            ]
-        )
+        spans = self._spans.take()
+        return None if spans is None else self._arrange(spans)
 
     def _arrange(self, spans: list[tuple[int, int, int]]) -> Plan:
         order, windows = self._order, self._order.windows(self._epoch, spans)
+        self._spans.advance(windows)
         begins, ends = windows.blocks[:, 0], windows.blocks[:, 1]
         shards = np.searchsorted(self._starts, begins, side="right") - 1
         numbers = (begins - self._starts[shards]) // order.block_rows
@@ -123,7 +149,7 @@ class Planner:
         )
 
     def _note(self, lanes: Int64s, starts: Int64s, stops: Int64s, tickets: Int64s, rows: Int64s) -> None:
-        """Write into `where` the positions of windows that come lane by lane, and step behind them."""
+        """Write into `where` the positions of windows that come lane by lane."""
         bounds = np.flatnonzero(np.diff(lanes, prepend=-1, append=-1)).tolist()
         done = 0
         for first, last in pairwise(bounds):
@@ -137,7 +163,6 @@ class Planner:
                 self.where[0, lane, place : place + count] = tickets[done : done + count]
                 self.where[1, lane, place : place + count] = rows[done : done + count]
                 start, done = start + count, done + count
-            self._at[lane] = stop
 
     def _users(self, lane: int, before: int, after: int) -> int:
         """How many of our lanes need a block of which so many rows come before this lane's or after them."""

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loaders.buffers import BatchBuffers
+from loaders.host import HostFeed, batches_ahead
 from loaders.ranks import choose_lanes, find_rank
-from loaders.slots import Batch, HostSlots, Slots
+from loaders.slots import Batch, Slots
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
 from loaders.window import WindowFeed, slots_needed
@@ -27,7 +29,8 @@ from tiering.reader import BlockReader
 Transform = Callable[[Batch], Any]
 
 MAX_EPOCHS: Final = 1 << 32
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_feed"})
+_BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_buffers", "_feed"})
 
 
 class Loader:
@@ -70,7 +73,8 @@ class Loader:
     """
 
     _slots_used: Slots | None
-    _feed: WindowFeed | None
+    _buffers: BatchBuffers | None
+    _feed: HostFeed | WindowFeed | None
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class Loader:
         begun = time.perf_counter()
         with ExitStack() as stack:
             stack.callback(self._reader.rest)
-            feed = WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads)
+            feed = self._new_feed(epoch, lanes, position, end)
             stack.enter_context(feed)
             self._feed = feed
             while self._feed is feed and self._process == os.getpid():
@@ -213,7 +217,7 @@ class Loader:
             raise FormatError(f"a loader state beyond the end: {dict(state)!r:.200}")
         order = self._fitting(order)
         self._end_loop()
-        self._order, self._slots_used = order, None
+        self._order, self._slots_used, self._buffers = order, None, None
         self._epoch, self._position, self._resume = wanted.epoch, wanted.position, True
 
     @property
@@ -226,7 +230,7 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _count(self, rows: int, feed: WindowFeed, seconds: float) -> None:
+    def _count(self, rows: int, feed: HostFeed | WindowFeed, seconds: float) -> None:
         stats, counts = self.stats, self._reader.counts
         stats.rows += rows
         stats.batches += 1
@@ -238,7 +242,7 @@ class Loader:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
         self._reader = BlockReader(self.corpus, self._columns, self._cache, self._verify)
-        self._slots_used = None
+        self._slots_used = self._buffers = None
         self._feed = None
 
     def _end_loop(self) -> None:
@@ -247,15 +251,22 @@ class Loader:
         if feed is not None and self._process == os.getpid():
             feed.close()
 
+    def _new_feed(self, epoch: int, lanes: range, start: int, stop: int) -> HostFeed | WindowFeed:
+        if self._device != "cpu":
+            return WindowFeed(self._order, self._slots(), epoch, lanes, start, stop, self._threads)
+        if self._buffers is None:
+            most = batches_ahead(self._order, self._step) + _BATCHES_KEPT
+            self._buffers = BatchBuffers(self._reader.columns, len(lanes) * self._step, most)
+        return HostFeed(
+            self._order, self._reader, self._buffers, epoch, lanes, start, stop, self._step, self._threads
+        )
+
     def _slots(self) -> Slots:
         if self._slots_used is None:
-            count = slots_needed(self._order, self._order.lanes // self.world_size)
-            if self._device == "cpu":
-                self._slots_used = HostSlots(self._reader, count)
-            else:
-                from loaders.gpu import CudaSlots
+            from loaders.gpu import CudaSlots
 
-                self._slots_used = CudaSlots(self._reader, count, self._device)
+            count = slots_needed(self._order, self._order.lanes // self.world_size)
+            self._slots_used = CudaSlots(self._reader, count, self._device)
         return self._slots_used
 
     def _fitting(self, order: Order) -> Order:

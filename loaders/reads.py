@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 _SLOW_SECONDS: Final = 5e-4  # a block in the page cache takes a fifth of that
 
@@ -32,22 +32,20 @@ class Reading:
         self.error: BaseException | None = None
 
 
-Job = tuple[int, int, int]
-"""Shard, block, and the slot to read it into."""
+Job = tuple[Any, ...]
+"""What is read: arguments of `read`."""
 
 
 class Reads:
     """Reads blocks into slots.
 
     Args:
-        read: reads a block of a shard into a slot; called by many threads at a time.
+        read: reads a block, given a job; called by many threads at a time.
         refill: puts more blocks, if there are some that could be read now; whether it did.
         threads: the most that read ahead.
     """
 
-    def __init__(
-        self, read: Callable[[int, int, int], None], refill: Callable[[], bool], threads: int
-    ) -> None:
+    def __init__(self, read: Callable[..., None], refill: Callable[[], bool], threads: int) -> None:
         self._read, self._refill, self._most = read, refill, threads
         self._jobs: deque[tuple[Reading, Job]] = deque()
         self._changed = threading.Condition()

@@ -26,9 +26,10 @@ from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
-from tiering.schema import array_of, columns_of
+from tiering.schema import array_of, choose_columns
 from tiering.shard_state import RawBlock, ReadCounts, ShardState
 from tiering.stores.base import Extent
+from tiering.stores.scatter import Scatter
 from tiering.transfer import is_verified, read_verified
 
 log = logging.getLogger("tiering.reader")
@@ -64,7 +65,9 @@ class BlockReader:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
-        self.columns = _choose(corpus, columns)
+        self.columns = choose_columns(corpus.name, corpus.schema, columns)
+        self.row_bytes = {column.name: column.row_bytes for column in self.columns}
+        """Length of a row of each column."""
         self.block_rows = corpus.contents.block_rows
         self.counts = ReadCounts()
         self._lock = threading.Lock()
@@ -118,6 +121,28 @@ class BlockReader:
         for name in self._shards:
             if self._layout is None or name in slots:
                 self._read_good(name, self._state(name, shard), block, slots)
+
+    def scatter(self, column: str, shard: int, block: int, first: int, into: Scatter) -> bool:
+        """Read neighbouring rows of one column straight to their places; False where `read` has to do it.
+
+        Done where the block was found right before, uncompressed, in a file that has not changed since. Where
+        it is not done, the places hold anything.
+        """
+        if self._layout is None or self._layout.codec is not None or self._always_verify:
+            return False
+        state = self._state(column, shard)
+        if not state.is_proven(state.proven[0], block):
+            return False
+        try:
+            span, _ = self._locate(state, block)
+            identity = self._bytes(state, span.offset + first * into.row_bytes, into)
+        except (TieringError, OSError):  # `read` meets it again, and mends what can be mended
+            return False
+        if not state.is_proven(identity, block):
+            return False
+        with self._lock:
+            self.counts.bytes_needed += into.nbytes
+        return True
 
     def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
         """Where the rows of a block can be read around this reader; None where only `read` gives them.
@@ -260,7 +285,7 @@ class BlockReader:
             self.counts.bytes_needed += len(tail)
         return spans
 
-    def _bytes(self, state: ShardState, offset: int, buffer: memoryview) -> Hashable | None:
+    def _bytes(self, state: ShardState, offset: int, buffer: memoryview | Scatter) -> Hashable | None:
         """Bytes of a shard, from the cache where it has or takes the shard, else from the tier.
 
         Returns what tells the file they come from, as it is now, from any other; None where nothing does.
@@ -370,19 +395,6 @@ class BlockReader:
     def _fetched(self, nbytes: int) -> None:
         with self._lock:
             self.counts.bytes_fetched += nbytes
-
-
-def _choose(corpus: Corpus, names: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
-    known = list(corpus.schema.names)
-    for name in names or ():
-        if name not in known:
-            raise UsageError(
-                f"corpus {corpus.name!r} has no column {name!r}", hint=f"Its columns are {', '.join(known)}"
-            )
-    wanted = known if names is None else list(dict.fromkeys(names))
-    if not wanted:
-        raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
-    return columns_of(corpus.schema.empty_table().select(wanted).schema)
 
 
 def _as_rows(slot: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:

@@ -34,6 +34,24 @@ def columns_of(schema: pa.Schema) -> tuple[ZarrColumn, ...]:
     return tuple(map(_column_of, schema))
 
 
+def choose_columns(corpus: str, schema: pa.Schema, names: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
+    """The fixed columns of these names, all by default; `corpus` is what messages call it.
+
+    Raises:
+        UsageError: there is no such column, or its rows have no fixed shape.
+    """
+    known = list(schema.names)
+    for name in names or ():
+        if name not in known:
+            raise UsageError(
+                f"corpus {corpus!r} has no column {name!r}", hint=f"Its columns are {', '.join(known)}"
+            )
+    wanted = known if names is None else list(dict.fromkeys(names))
+    if not wanted:
+        raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
+    return columns_of(schema.empty_table().select(wanted).schema)
+
+
 def to_arrays(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
     """Fixed columns of a table as arrays ``[rows, *shape]``.
 

@@ -13,7 +13,7 @@ import pytest
 
 from loaders import Loader
 from loaders.gpu import CudaSlots, ReadPath, SlotFences, aligned_rows
-from loaders.slots import Batch, HostSlots, Slots
+from loaders.slots import Batch, Slots
 from loaders.window import WindowFeed, slots_needed
 from tests.gpu.host_device import BLOCK_ROWS, ROWS, TOKENS, HostDevice, HostEvent, flip, make, shard_file
 from tiering import Corpus, NodeCache, open_tier
@@ -21,13 +21,17 @@ from tiering.errors import Unavailable
 from tiering.reader import BlockReader
 
 
-def batches(corpus: Corpus, make_slots: type[HostSlots] | Any, reader: BlockReader) -> Iterator[Batch]:
-    order = Loader(corpus, 32, lanes=4, group_shards=2, window_blocks=2).order
+def batches(corpus: Corpus, make_slots: Any, reader: BlockReader) -> Iterator[Batch]:
+    order = host_loader(corpus).order
     slots: Slots = make_slots(reader, slots_needed(order, 4))
     end = -(-ROWS // 4)
     with WindowFeed(order, slots, 0, range(4), 0, end, 3) as feed:
         for start in range(0, end, 8):
             yield feed.batch(start, min(start + 8, end))
+
+
+def host_loader(corpus: Corpus) -> Loader:
+    return Loader(corpus, 32, lanes=4, group_shards=2, window_blocks=2, drop_last=False)
 
 
 def run(corpus: Corpus, device: HostDevice, cache: NodeCache | None = None) -> ReadPath:
@@ -38,7 +42,7 @@ def run(corpus: Corpus, device: HostDevice, cache: NodeCache | None = None) -> R
         used.append(CudaSlots(reader, count, device))
         return used[-1]
 
-    expected = batches(corpus, HostSlots, BlockReader(corpus))
+    expected = host_loader(corpus)
     found = batches(corpus, make_slots, BlockReader(corpus, cache=cache))
     rows = 0
     for left, right in zip(expected, found, strict=True):

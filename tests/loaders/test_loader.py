@@ -16,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loaders import Loader
-from loaders.slots import HostSlots
-from loaders.window import slots_needed
 from tests.corpora import columns, joined, make_corpus, memory_corpus, promised, run_python, seen
 from tiering import Corpus, ingest, open_tier
 from tiering.errors import NotFound, Unavailable, UsageError
@@ -199,17 +197,6 @@ def test_loader_passes_on_errors_of_the_tier_and_goes_on_later(
         assert not reading_threads()
         loader.load_state_dict(state)
         assert [first, *seen(loader)] == promised(loader.order, 32)
-
-
-def test_loader_memory_is_two_windows_and_the_boundaries(corpus: Corpus) -> None:
-    loader = Loader(corpus, 32, lanes=2, window_blocks=3)
-    seen(loader)
-    slots = loader._slots()
-    assert isinstance(slots, HostSlots)
-    count = slots_needed(loader.order, 2)
-    assert slots.count == count == 2 * 2 * 3 + 1
-    # Room for the CRC behind each block: one row of 8 bytes, one of 12.
-    assert slots.nbytes == count * ((16 + 1) * 8 + (16 + 1) * 12)
 
 
 def test_loader_in_a_forked_child_reads_by_itself(tmp_path: Any) -> None:

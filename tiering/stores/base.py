@@ -39,18 +39,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+import numpy as np
+
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, UsageError
 from tiering.stores.pages import new_buffer
+from tiering.stores.scatter import Scatter
 
-Reader = Callable[[int, memoryview], Hashable | None]
-"""Fills a buffer from an offset on, as `Store.read_into` does. Returns what tells the object read from any
-other bytes the key ever held, so that what was verified once need not be again; None where nothing does."""
+Reader = Callable[[int, memoryview | Scatter], Hashable | None]
+"""Fills a buffer, or the places of rows, from an offset on, as `Store.read_into` does. Returns what tells the
+object read from any other bytes the key ever held, so that what was verified once need not be again; None
+where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,16 @@ class Store(ABC):
 
     def reader(self, key: str) -> Reader:
         """What reads as `read_into` of `key` does, for many small reads; drop it when these are done."""
-        return partial(self.read_into, key)
+
+        def read(offset: int, into: memoryview | Scatter) -> None:
+            if isinstance(into, memoryview):
+                self.read_into(key, offset, into)
+                return
+            rows = np.empty(into.nbytes, np.uint8)
+            self.read_into(key, offset, memoryview(rows))
+            into.copy(rows)
+
+        return read
 
     def read(self, key: str) -> Buffer:
         """All bytes of `key`, in memory that is the caller's alone for as long as anything refers to it."""

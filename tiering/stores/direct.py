@@ -41,6 +41,7 @@ from tiering.stores.pages import (
     is_resident,
     round_up,
 )
+from tiering.stores.scatter import Scatter
 
 WRITE_BYTES: Final = 1 << 20
 """Objects from here on are written past the page cache."""
@@ -105,8 +106,10 @@ def write_durably(fd: int, buffers: Sequence[Buffer], nbytes: int) -> None:
         os.fdatasync(fd)
 
 
-def read_into(fd: int, offset: int, buffer: memoryview) -> int:
+def read_into(fd: int, offset: int, buffer: memoryview | Scatter) -> int:
     """Fill `buffer` from `offset` on; returns how much of it, less only where the file ends."""
+    if isinstance(buffer, Scatter):
+        return buffer.read(fd, offset)
     if buffer.nbytes < READ_BYTES or is_resident(fd, offset, buffer.nbytes):
         return _read_buffered(fd, offset, buffer, 0)
     device = trial(os.fstat(fd).st_dev, "read")

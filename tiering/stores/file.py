@@ -48,6 +48,7 @@ from tiering.stores.base import Extent, ObjectInfo, Reader, Store, Strays, check
 from tiering.stores.file_kept import KeptFile, KeptFiles, identity_of
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
 from tiering.stores.pages import new_buffer
+from tiering.stores.scatter import Scatter
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_FOUND: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -84,8 +85,9 @@ class FileStore(Store):
         segments = _segments(key)
         file = KeptFile(lambda: self._tree.open(segments), self._kept)
 
-        def read(offset: int, buffer: memoryview) -> Hashable | None:
-            if buffer.nbytes >= direct.READ_BYTES:  # may go direct, which is a state of the open file
+        def read(offset: int, buffer: memoryview | Scatter) -> Hashable | None:
+            # Large ones may go direct, which is a state of the open file.
+            if isinstance(buffer, memoryview) and buffer.nbytes >= direct.READ_BYTES:
                 self.read_into(key, offset, buffer)
                 return None
             done, stats = self._retried(key, lambda: file.read_into(offset, buffer))

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from tiering.stores import direct
+from tiering.stores.scatter import Scatter
 
 KEPT_FILES: Final = 128
 
@@ -49,7 +50,7 @@ class KeptFile:
         self._reopen, self._files = open_file, files
         self._opened: _Open | None = None
 
-    def read_into(self, offset: int, buffer: memoryview) -> tuple[int, os.stat_result]:
+    def read_into(self, offset: int, buffer: memoryview | Scatter) -> tuple[int, os.stat_result]:
         """Fill `buffer` from `offset` on, as far as the file goes.
 
         Returns how much of it, and what the file was after that. Raises OSError.

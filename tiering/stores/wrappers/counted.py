@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from tiering.digest import Buffer
 from tiering.monitor.stats import COUNTERS
 from tiering.stores.base import ObjectInfo, Reader, total_bytes
+from tiering.stores.scatter import Scatter
 from tiering.stores.wrappers.base import Wrapper
 
 
@@ -23,7 +24,7 @@ class Counted(Wrapper):
     def reader(self, key: str) -> Reader:
         inner = self.inner.reader(key)
 
-        def read(offset: int, buffer: memoryview) -> Hashable | None:
+        def read(offset: int, buffer: memoryview | Scatter) -> Hashable | None:
             identity = inner(offset, buffer)
             COUNTERS.add_moved(self.name, "read", buffer.nbytes)
             return identity

@@ -1,0 +1,234 @@
+"""The host feed: reads an order's windows ahead, each row straight to its place in the batch it belongs to.
+
+Invariant: batches hold exactly the rows of the order, lane by lane; a batch is handed out when all its rows
+are there, and never written to afterwards; at most `batches_ahead` batches are being filled.
+
+There is no window in memory apart from its batches: a window is as many batches as it has positions, and
+those of two windows are filled at a time. A row of an uncompressed block that was found right before is
+copied once, by the kernel, from the page cache to its place; any other block is read whole into a thread's
+own memory, which stays in the processor's cache, checked, decoded, and copied from there. Of a block that is
+read whole for some of its rows, because the boundary of a lane cuts it, a copy is kept for the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from loaders.buffers import BatchBuffer, BatchBuffers
+from loaders.pieces import PiecePlanner, Pieces
+from loaders.reads import Reading, Reads
+from loaders.slots import Batch
+from loaders.whole import WholeBlocks
+from policies import Order
+from tiering.reader import BlockReader
+from tiering.stores.scatter import Scatter
+
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+_SCATTER_BYTES: Final = 256  # shorter rows cost the kernel more than a copy of the block and one of the rows
+_RUN_BYTES: Final = 32 << 10  # what another call costs, in bytes that are read in one
+
+
+def batches_ahead(order: Order, step: int) -> int:
+    """How many batches a feed fills at a time: those of two windows of each lane, and the one in need.
+
+    Args:
+        order: the order.
+        step: positions of a batch.
+    """
+    longest = -(-len(order) // order.lanes)
+    window = order.window_blocks if order.mode == "full" else order.window_blocks * order.block_rows
+    return -(-min(2 * window, longest) // step) + 2
+
+
+class HostFeed:
+    """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
+
+    Args:
+        order: the order.
+        reader: reads its blocks.
+        buffers: memory for batches of ``len(lanes) * step`` rows.
+        epoch: the epoch.
+        lanes: neighbouring lanes, in the order in which a batch has them.
+        start, stop: positions where every lane begins and ends, if it has so many rows.
+        step: positions of a batch.
+        threads: the most that read blocks ahead.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        reader: BlockReader,
+        buffers: BatchBuffers,
+        epoch: int,
+        lanes: range,
+        start: int,
+        stop: int,
+        step: int,
+        threads: int,
+    ) -> None:
+        self._reader, self._buffers = reader, buffers
+        self._start, self._step = start, step
+        self._planner = PiecePlanner(order, epoch, lanes, start, stop, step)
+        self.stall_seconds = 0.0
+
+        # Batches [taken, opened) have memory: that of batch n is at n modulo the length of these.
+        self._ring: list[BatchBuffer | None] = [None] * batches_ahead(order, step)
+        self._bases = {name: np.zeros(len(self._ring), np.int64) for name in reader.row_bytes}
+        self._taken = self._opened = 0
+
+        self._planning = threading.Lock()  # held by who puts reads: the caller, or a thread ahead of it
+        self._pieces: Pieces | None = None
+        self._put = 0  # windows of these pieces whose reads were put
+        self._unread: deque[Reading] = deque()  # by position
+        self._ready = start  # windows that begin before have been put
+
+        self._blocks = WholeBlocks(reader, order.shard_rows, len(lanes) + 1)
+        self._direct = [name for name, nbytes in reader.row_bytes.items() if nbytes >= _SCATTER_BYTES]
+        self._reads = Reads(self._read, self._load, threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; when this returns, nothing is written to any more. Idempotent."""
+        self._reads.close()
+        for place, buffer in enumerate(self._ring):
+            if buffer is not None:
+                self._buffers.give(buffer)
+                self._ring[place] = None
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Rows at positions [start, stop) of every lane, lane by lane; lanes that end before give fewer.
+
+        Must be called with neighbouring ranges of `step` positions, from the first one on.
+        """
+        if self._ready < stop:
+            self._load_until(stop)
+        while self._unread and self._unread[0].position < stop:
+            self._wait(self._unread[0])
+            self._unread.popleft()
+        number, place = self._taken, self._taken % len(self._ring)
+        if self._opened == number:  # nobody has a row of it
+            self._open(number + 1)
+        buffer, self._ring[place] = self._ring[place], None
+        if buffer is None or start != self._start + number * self._step:
+            raise RuntimeError("a feed that is closed, or asked for another batch than the next one")
+        batch = buffer.batch(self._planner.rows_of(number))
+        self._buffers.give(buffer)
+        self._taken = number + 1
+        self._reads.poke()
+        return batch
+
+    def _wait(self, reading: Reading) -> None:
+        if reading.left or reading.error is not None:
+            begun = time.perf_counter()
+            try:
+                self._reads.wait(reading)
+            finally:
+                self.stall_seconds += time.perf_counter() - begun
+
+    def _load_until(self, position: int) -> None:
+        """Put the reads of all windows that begin before `position`."""
+        begun = time.perf_counter()
+        with self._planning:
+            while self._ready < position and self._load_next():
+                pass
+        self._reads.poke()
+        self.stall_seconds += time.perf_counter() - begun
+
+    def _load(self) -> bool:
+        """Put more reads, unless another thread does; whether some were put."""
+        if not self._planning.acquire(blocking=False):
+            return False
+        try:
+            return self._load_next()
+        finally:
+            self._planning.release()
+
+    def _load_next(self) -> bool:
+        """Put the reads of the windows needed next that there are batches for; whether there were some."""
+        pieces, first = self._pieces, self._put
+        if pieces is None or first == len(pieces.starts):
+            pieces, first = self._planner.plan(), 0
+            self._pieces, self._put = pieces, first
+            if pieces is None:
+                self._ready = self._planner.position + self._step
+                return False
+            self._ready = pieces.starts[0]
+        last = first
+        while last < len(pieces.starts):
+            needed = -(-(pieces.stops[last] - self._start) // self._step)
+            if min(needed, self._planner.batches) > self._taken + len(self._ring):
+                break
+            self._open(min(needed, self._planner.batches))
+            reading = self._unread[-1] if self._unread and last > first else None
+            if reading is None or reading.position != pieces.starts[last]:
+                reading = Reading(pieces.starts[last])
+            begin = pieces.piece_ends[last - 1] if last else 0
+            self._reads.put(reading, [(pieces, piece) for piece in range(begin, pieces.piece_ends[last])])
+            if not self._unread or self._unread[-1] is not reading:
+                self._unread.append(reading)
+            last += 1
+        self._put = last
+        self._ready = pieces.starts[last] if last < len(pieces.starts) else self._planner.position
+        return last > first
+
+    def _open(self, stop: int) -> None:
+        """Have memory for all batches before `stop`."""
+        while self._opened < stop:
+            place = self._opened % len(self._ring)
+            buffer = self._buffers.take()
+            for name, address in buffer.addresses.items():
+                self._bases[name][place] = address
+            self._ring[place] = buffer
+            self._opened += 1
+
+    def _read(self, pieces: Pieces, piece: int) -> None:
+        """Bring the rows of a piece to their places."""
+        some = slice(pieces.begins[piece], pieces.ends[piece])
+        rows, batches, places = pieces.rows[some], pieces.batches[some] % len(self._ring), pieces.places[some]
+        shard, block = pieces.shards[piece], pieces.blocks[piece]
+        targets = {
+            name: Scatter(self._bases[name][batches] + places * nbytes, nbytes)
+            for name, nbytes in self._reader.row_bytes.items()
+        }
+        left = [
+            name for name, target in targets.items() if not self._scatter(name, shard, block, rows, target)
+        ]
+        if left:
+            whole = self._blocks.read(shard, block, left, len(rows) if pieces.cut[piece] else None)
+            for name in left:
+                targets[name].copy(_some(whole[name], rows))
+
+    def _scatter(self, name: str, shard: int, block: int, rows: Int64s, target: Scatter) -> bool:
+        """Whether rows of a column could be read straight to their places."""
+        if name not in self._direct:
+            return False
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first < len(rows):
+            return self._reader.scatter(name, shard, block, first, target)
+        cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        if len(cuts) * _RUN_BYTES + target.nbytes > self._reader.block_rows * target.row_bytes:
+            return False
+        return all(
+            self._reader.scatter(name, shard, block, int(rows[begin]), target.part(begin, end))
+            for begin, end in pairwise(cuts)
+        )
+
+
+def _some(block: np.ndarray[Any, Any], rows: Int64s) -> np.ndarray[Any, Any]:
+    """These rows of a block; ascending, so that neighbours need no copy."""
+    first, last = int(rows[0]), int(rows[-1])
+    return block[first : last + 1] if last - first < len(rows) else block.take(rows, axis=0)

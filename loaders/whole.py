@@ -1,0 +1,95 @@
+"""Blocks that are read whole, to be checked or decoded before their rows go where they belong.
+
+Invariant: what `read` gives is valid until the same thread calls it again. Of a block that several lanes need
+a copy is kept until they have had all of its rows, or too many others came after it; so it is read once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tiering.layout.zarr import ZarrColumn
+from tiering.reader import BlockReader
+
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+Rows = Mapping[str, np.ndarray[Any, Any]]
+"""Rows of a block by column: arrays ``[block_rows, *shape]``; behind the last row of the block is garbage."""
+
+
+class _Kept:
+    """A block that several lanes need."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # whoever has it reads the block for all
+        self.rows: dict[str, np.ndarray[Any, Any]] = {}
+        self.used = 0
+
+
+class WholeBlocks:
+    """Reads whole blocks.
+
+    Args:
+        reader: reads them.
+        shard_rows: rows of each shard, int64 ``[shards]``.
+        most: how many that several lanes need are kept.
+    """
+
+    def __init__(self, reader: BlockReader, shard_rows: Int64s, most: int) -> None:
+        self._reader, self._shard_rows, self._most = reader, shard_rows, most
+        self._columns = {column.name: column for column in reader.columns}
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
+
+    def read(self, shard: int, block: int, names: Sequence[str], shared_rows: int | None = None) -> Rows:
+        """The rows of some columns of a block.
+
+        Args:
+            shard, block: their numbers.
+            names: of the columns.
+            shared_rows: how many of the rows are needed now, where other lanes need others; else None.
+        """
+        if shared_rows is None:
+            memory = getattr(self._own, "memory", None)
+            if memory is None:
+                memory = self._own.memory = self._new(self._columns)
+            self._fill(shard, block, {name: memory[name] for name in names})
+            return {name: memory[name] for name in names}
+        kept = self._keep(shard, block)
+        with kept.lock:
+            missing = self._new([name for name in names if name not in kept.rows])
+            self._fill(shard, block, missing)
+            kept.rows |= missing
+            kept.used += shared_rows
+            if kept.used >= self._rows_of(shard, block):
+                with self._lock:
+                    self._kept.pop((shard, block), None)
+            return {name: kept.rows[name] for name in names}
+
+    def _rows_of(self, shard: int, block: int) -> int:
+        size = self._reader.block_rows
+        return min(size, int(self._shard_rows[shard]) - block * size)
+
+    def _keep(self, shard: int, block: int) -> _Kept:
+        with self._lock:
+            kept = self._kept.setdefault((shard, block), _Kept())
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return kept
+
+    def _new(self, names: Sequence[str] | Mapping[str, ZarrColumn]) -> dict[str, np.ndarray[Any, Any]]:
+        columns = [self._columns[name] for name in names]
+        return {
+            column.name: np.empty((self._reader.slot_rows(column), *column.shape), column.dtype)
+            for column in columns
+        }
+
+    def _fill(self, shard: int, block: int, memory: Rows) -> None:
+        if memory:
+            slots = {name: memoryview(array.reshape(-1).view(np.uint8)) for name, array in memory.items()}
+            self._reader.read(shard, block, slots)

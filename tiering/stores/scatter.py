@@ -1,0 +1,83 @@
+"""Rows of equal length that go to places of their own in memory: read there straight from a file, or copied.
+
+Invariant: only the places named are written to. Whoever makes a `Scatter` keeps the memory behind the places
+alive until it was filled.
+
+One copy is what a row costs on its way from the page cache into a batch, and the kernel makes it (readv(2)):
+no buffer between, no pass over the rows in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Any, Final
+
+import numpy as np
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_preadv: Final = _LIBC.preadv64 if hasattr(_LIBC, "preadv64") else _LIBC.preadv
+_preadv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+_preadv.restype = ctypes.c_ssize_t
+_MOST_VECTORS: Final = os.sysconf("SC_IOV_MAX")
+_VECTOR_BYTES: Final = 16  # of a struct iovec: address and length
+
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Scatter:
+    """Consecutive rows, and where in memory each of them goes.
+
+    Args:
+        addresses: int64, shape (rows,): of writable memory for `row_bytes` bytes each, which do not overlap.
+        row_bytes: length of a row.
+    """
+
+    __slots__ = ("_addresses", "nbytes", "row_bytes")
+
+    def __init__(self, addresses: Int64s, row_bytes: int) -> None:
+        self._addresses, self.row_bytes = addresses, row_bytes
+        self.nbytes = len(addresses) * row_bytes
+        """Of all rows together."""
+
+    def part(self, begin: int, end: int) -> Scatter:
+        """Rows [begin, end)."""
+        return Scatter(self._addresses[begin:end], self.row_bytes)
+
+    def read(self, fd: int, offset: int) -> int:
+        """Read the rows from a file, from `offset` on, as far as it goes; returns how many bytes.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        vectors = np.empty((len(self._addresses), 2), np.int64)
+        vectors[:, 0], vectors[:, 1] = self._addresses, self.row_bytes
+        begin, done = vectors.ctypes.data, 0
+        for first in range(0, len(vectors), _MOST_VECTORS):
+            count = min(_MOST_VECTORS, len(vectors) - first)
+            got = _read(fd, begin + first * _VECTOR_BYTES, count, offset + done)
+            done += got
+            if got < count * self.row_bytes:
+                break
+        return done
+
+    def copy(self, rows: np.ndarray[Any, Any]) -> None:
+        """Copy rows from memory: C-contiguous, any dtype and shape, of `nbytes` bytes."""
+        if not self.nbytes:
+            return
+        first = int(self._addresses.min())
+        # One array over all places, an element at each byte: a single assignment reaches those meant.
+        span = int(self._addresses.max()) - first + 1
+        memory = (ctypes.c_char * (span - 1 + self.row_bytes)).from_address(first)
+        row = np.dtype((np.void, self.row_bytes))
+        places: np.ndarray[Any, Any] = np.ndarray((span,), row, memory, strides=(1,))
+        places[self._addresses - first] = rows.reshape(-1).view(np.uint8).view(row)
+
+
+def _read(fd: int, vectors: int, count: int, offset: int) -> int:
+    while (got := _preadv(fd, vectors, count, offset)) < 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return int(got)
