@@ -18,6 +18,7 @@ from policies.order.modes import Windows
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
 _ROWS: Final = 1 << 15  # planned at a time: a few ms, and tables that stay in a core's cache
+_LANE_ROWS: Final = 1 << 11  # of each lane at least: what a lane costs is not to count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,7 @@ class Spans:
         self._ends = [min(stop, rows) for rows in self.rows]
         self._at = [start] * len(lanes)  # where the next window of each lane begins
         self._span = 1  # at first: those rows are wanted at once
-        self.most = max(1, _ROWS // len(lanes))
+        self.most = max(_ROWS // len(lanes), _LANE_ROWS)
         """Positions of a lane that are planned at a time."""
 
     @property

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 
-from loaders.slots import Batch
 from tiering.layout.zarr import ZarrColumn
 
 _LOOKED_AT: Final = 4  # of those handed out, the first ones; a caller that keeps some of them may have more
@@ -24,22 +23,19 @@ _LOOKED_AT: Final = 4  # of those handed out, the first ones; a caller that keep
 class BatchBuffer:
     """Arrays of every column for the rows of one batch."""
 
-    __slots__ = ("_arrays", "addresses")
+    __slots__ = ("addresses", "arrays")
 
     def __init__(self, columns: Sequence[ZarrColumn], rows: int) -> None:
-        self._arrays = {column.name: np.empty((rows, *column.shape), column.dtype) for column in columns}
+        self.arrays = {column.name: np.empty((rows, *column.shape), column.dtype) for column in columns}
+        """By column, shape ``[rows, *shape]``. Callers get views of them, never these."""
         self.addresses = {
-            name: int(array.__array_interface__["data"][0]) for name, array in self._arrays.items()
+            name: int(array.__array_interface__["data"][0]) for name, array in self.arrays.items()
         }
         """Where each column begins."""
 
-    def batch(self, rows: int) -> Batch:
-        """The first rows, as arrays that share this memory."""
-        return {name: array[:rows] for name, array in self._arrays.items()}
-
     def is_free(self) -> bool:
-        """Whether nothing else refers to the memory: what shares it has these very arrays as its base."""
-        return all(sys.getrefcount(array) == _REFERENCES for array in self._arrays.values())
+        """Whether nothing else refers to the memory: what shares it refers to these arrays."""
+        return all(sys.getrefcount(array) == _REFERENCES for array in self.arrays.values())
 
 
 def _references() -> int:

@@ -74,14 +74,17 @@ class HostFeed:
         threads: int,
     ) -> None:
         self._reader, self._buffers = reader, buffers
-        self._start, self._step = start, step
-        self._planner = PiecePlanner(order, epoch, lanes, start, stop, step)
+        self._start, self._stop, self._step = start, stop, step
+        self._planner = PiecePlanner(order, epoch, lanes, start, stop)
+        self._shortest = min(self._planner.lane_rows)
         self.stall_seconds = 0.0
 
         # Batches [taken, opened) have memory: that of batch n is at n modulo the length of these.
         self._ring: list[BatchBuffer | None] = [None] * batches_ahead(order, step)
-        self._bases = {name: np.zeros(len(self._ring), np.int64) for name in reader.row_bytes}
         self._taken = self._opened = 0
+        # Where the row of the first lane at each position goes, modulo as many positions.
+        self._places = {name: np.zeros(len(self._ring) * step, np.int64) for name in reader.row_bytes}
+        self._offsets = {name: np.arange(step) * nbytes for name, nbytes in reader.row_bytes.items()}
 
         self._planning = threading.Lock()  # held by who puts reads: the caller, or a thread ahead of it
         self._pieces: Pieces | None = None
@@ -90,7 +93,7 @@ class HostFeed:
         self._ready = start  # windows that begin before have been put
 
         self._blocks = WholeBlocks(reader, order.shard_rows, len(lanes) + 1)
-        self._direct = [name for name, nbytes in reader.row_bytes.items() if nbytes >= _SCATTER_BYTES]
+        self._direct = {name for name, nbytes in reader.row_bytes.items() if nbytes >= _SCATTER_BYTES}
         self._reads = Reads(self._read, self._load, threads)
 
     def __enter__(self) -> Self:
@@ -125,7 +128,7 @@ class HostFeed:
         buffer, self._ring[place] = self._ring[place], None
         if buffer is None or start != self._start + number * self._step:
             raise RuntimeError("a feed that is closed, or asked for another batch than the next one")
-        batch = buffer.batch(self._planner.rows_of(number))
+        batch = self._filled(buffer.arrays, start, stop)
         self._buffers.give(buffer)
         self._taken = number + 1
         self._reads.poke()
@@ -169,10 +172,10 @@ class HostFeed:
             self._ready = pieces.starts[0]
         last = first
         while last < len(pieces.starts):
-            needed = -(-(pieces.stops[last] - self._start) // self._step)
-            if min(needed, self._planner.batches) > self._taken + len(self._ring):
+            needed = -(-(min(pieces.stops[last], self._stop) - self._start) // self._step)
+            if needed > self._taken + len(self._ring):
                 break
-            self._open(min(needed, self._planner.batches))
+            self._open(needed)
             reading = self._unread[-1] if self._unread and last > first else None
             if reading is None or reading.position != pieces.starts[last]:
                 reading = Reading(pieces.starts[last])
@@ -191,33 +194,36 @@ class HostFeed:
             place = self._opened % len(self._ring)
             buffer = self._buffers.take()
             for name, address in buffer.addresses.items():
-                self._bases[name][place] = address
+                self._places[name][place * self._step :][: self._step] = address + self._offsets[name]
             self._ring[place] = buffer
             self._opened += 1
 
     def _read(self, pieces: Pieces, piece: int) -> None:
         """Bring the rows of a piece to their places."""
         some = slice(pieces.begins[piece], pieces.ends[piece])
-        rows, batches, places = pieces.rows[some], pieces.batches[some] % len(self._ring), pieces.places[some]
-        shard, block = pieces.shards[piece], pieces.blocks[piece]
+        turn = (pieces.positions[some] - self._start) % (len(self._ring) * self._step)
+        lane, shard, block = pieces.lanes[piece], pieces.shards[piece], pieces.blocks[piece]
+        first, rows = pieces.firsts[piece], None if pieces.rows is None else pieces.rows[some]
         targets = {
-            name: Scatter(self._bases[name][batches] + places * nbytes, nbytes)
+            name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
             for name, nbytes in self._reader.row_bytes.items()
         }
         left = [
-            name for name, target in targets.items() if not self._scatter(name, shard, block, rows, target)
+            name
+            for name, target in targets.items()
+            if name not in self._direct or not self._scatter(name, shard, block, first, rows, target)
         ]
         if left:
-            whole = self._blocks.read(shard, block, left, len(rows) if pieces.cut[piece] else None)
+            whole = self._blocks.read(shard, block, left, len(turn) if pieces.cut[piece] else None)
+            chosen = slice(first, first + len(turn)) if rows is None else rows
             for name in left:
-                targets[name].copy(_some(whole[name], rows))
+                targets[name].copy(whole[name][chosen])
 
-    def _scatter(self, name: str, shard: int, block: int, rows: Int64s, target: Scatter) -> bool:
-        """Whether rows of a column could be read straight to their places."""
-        if name not in self._direct:
-            return False
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first < len(rows):
+    def _scatter(
+        self, name: str, shard: int, block: int, first: int, rows: Int64s | None, target: Scatter
+    ) -> bool:
+        """Whether rows of a column, those from `first` on or `rows`, could be read straight to their places."""
+        if rows is None or int(rows[-1]) - first < len(rows):
             return self._reader.scatter(name, shard, block, first, target)
         cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         if len(cuts) * _RUN_BYTES + target.nbytes > self._reader.block_rows * target.row_bytes:
@@ -227,8 +233,10 @@ class HostFeed:
             for begin, end in pairwise(cuts)
         )
 
-
-def _some(block: np.ndarray[Any, Any], rows: Int64s) -> np.ndarray[Any, Any]:
-    """These rows of a block; ascending, so that neighbours need no copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return block[first : last + 1] if last - first < len(rows) else block.take(rows, axis=0)
+    def _filled(self, arrays: Batch, start: int, stop: int) -> Batch:
+        """The rows of a batch; where lanes end, without the gaps behind those that have fewer."""
+        if stop - start == self._step and stop <= self._shortest:
+            return {name: array[:] for name, array in arrays.items()}
+        counts = [max(0, min(stop, rows) - start) for rows in self._planner.lane_rows]
+        rows = np.concatenate([lane * self._step + np.arange(count) for lane, count in enumerate(counts)])
+        return {name: array.take(rows, axis=0) for name, array in arrays.items()}

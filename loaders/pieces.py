@@ -1,7 +1,7 @@
-"""Which rows of which block go where in which batch: the windows of a rank's lanes, many planned at a time.
+"""Which rows of which block go to which positions: the windows of a rank's lanes, many planned at a time.
 
 Invariant: windows come in the order of their first position, ties by lane, as lanes advance in lockstep; each
-row of each batch is in exactly one piece.
+position of each lane from `start` to `stop` is in exactly one piece.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from loaders.ahead import Spans
 from policies import Order
+from policies.order.modes import Windows
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -22,23 +23,25 @@ class Pieces:
     """Windows in the order of their need, and the pieces that each is read in: rows of one block.
 
     starts, stops: of each window: positions [start, stop) of its lane. piece_ends: where its pieces end in
-    what follows. shards, blocks, cut: of each piece: its shard, the number of its block there, and whether
-    other lanes have rows of that. begins, ends: its rows are [begin, end) of the arrays below.
-    rows, batches, places: int64, shape (rows,): number of each row in its block, ascending in a piece; number
-    of its batch, from 0; its row there.
+    what follows. lanes, shards, blocks, cut: of each piece: its lane, counted from the feed's first one, its
+    shard, the number of its block there, and whether other lanes have rows of that. begins, ends: its rows
+    are [begin, end) of `positions`, which says where in the lane each of them stands: int64, ascending by
+    the row's number in the block. firsts: the number of its first row. rows: None where the others follow
+    that one without a gap; else the number of each row, int64, the shape of `positions`.
     """
 
     starts: list[int]
     stops: list[int]
     piece_ends: list[int]
+    lanes: list[int]
     shards: list[int]
     blocks: list[int]
     cut: list[bool]
     begins: list[int]
     ends: list[int]
-    rows: Int64s
-    batches: Int64s
-    places: Int64s
+    firsts: list[int]
+    positions: Int64s
+    rows: Int64s | None
 
 
 class PiecePlanner:
@@ -47,85 +50,83 @@ class PiecePlanner:
     Args:
         order, epoch, lanes: whose windows.
         start, stop: positions where every lane begins and ends, if it has so many rows.
-        step: positions of a batch; its rows come lane by lane.
     """
 
-    def __init__(self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int) -> None:
+    def __init__(self, order: Order, epoch: int, lanes: range, start: int, stop: int) -> None:
         self._order, self._epoch, self._lanes = order, epoch, lanes
-        self._start, self._stop, self._step = start, stop, step
+        self._start, self._stop = start, stop
         self._spans = Spans(order, epoch, lanes, start, stop)
         self._bounds = np.concatenate([[0], np.cumsum(order.shard_rows)])
-        self.batches = -(-(stop - start) // step)
-        """How many batches there are."""
-        # Of the last batch alone some lanes may have fewer positions than others.
-        last = max(0, self.batches - 1) * step + start
-        self._last = np.cumsum([0, *(max(0, min(stop, rows) - last) for rows in self._spans.rows)])
 
     @property
     def position(self) -> int:
         """Where the next window begins; after the last one, where the longest lane ends."""
         return self._spans.position
 
-    def rows_of(self, batch: int) -> int:
-        """Rows of a batch."""
-        return int(self._last[-1]) if batch == self.batches - 1 else len(self._lanes) * self._step
+    @property
+    def lane_rows(self) -> list[int]:
+        """How many positions each lane has in the epoch."""
+        return self._spans.rows
 
     def plan(self) -> Pieces | None:
         """The windows that come next; None after the last."""
         spans = self._spans.take()
-        return None if spans is None else self._arrange(spans)
-
-    def _arrange(self, spans: list[tuple[int, int, int]]) -> Pieces:
-        order, windows = self._order, self._order.windows(self._epoch, spans)
+        if spans is None:
+            return None
+        windows = self._order.windows(self._epoch, spans)
         self._spans.advance(windows)
-        lengths = windows.stops - windows.starts
-        window_of = np.repeat(np.arange(len(lengths)), lengths)
-        positions = np.arange(len(window_of)) + (windows.starts - (np.cumsum(lengths) - lengths))[window_of]
-        by_row = _by_block_and_row(windows.blocks, windows.block_of, windows.rows)
-        wanted = positions[by_row]
-        by_row = by_row[(wanted >= self._start) & (wanted < self._stop)]
+        return self._arrange(windows)
 
-        begins = windows.blocks[:, 0]
-        shards = np.searchsorted(self._bounds, begins, side="right") - 1
-        blocks = (begins - self._bounds[shards]) // order.block_rows
-        firsts = self._bounds[shards] + blocks * order.block_rows
-        lasts = np.minimum(firsts + order.block_rows, self._bounds[shards + 1])
-        cut = (begins > firsts) | (windows.blocks[:, 1] < lasts)
-        block_of = windows.block_of[by_row]
-        lanes = windows.lanes[window_of[by_row]] - self._lanes.start
-        batches, places = np.divmod(positions[by_row] - self._start, self._step)
-        places += np.where(batches == self.batches - 1, self._last[lanes], lanes * self._step)
-        counts = np.bincount(block_of, minlength=len(begins))
-        ends = np.cumsum(counts)
+    def _arrange(self, windows: Windows) -> Pieces:
+        size, bounds = self._order.block_rows, self._bounds
+        begins, ends = windows.blocks[:, 0], windows.blocks[:, 1]
+        shards = np.searchsorted(bounds, begins, side="right") - 1
+        blocks = (begins - bounds[shards]) // size
+        zeros = bounds[shards] + blocks * size  # number of each block's first row
+        cut = (begins > zeros) | (ends < np.minimum(zeros + size, bounds[shards + 1]))
+        lanes = np.repeat(windows.lanes - self._lanes.start, windows.block_counts)
+        counts, positions, rows = self._by_block(windows)
+        firsts = (
+            begins if rows is None else rows[np.minimum(np.cumsum(counts) - counts, len(rows) - 1)]
+        ) - zeros
+        stops = np.cumsum(counts)
 
-        # A resume may begin inside of a window. Blocks without a row that is wanted are no pieces.
+        # A resume may begin inside of a window; a block without a row that is wanted is no piece.
         starts = np.maximum(windows.starts, self._start)
         turn = np.argsort(starts, kind="stable")
-        before = np.cumsum(windows.block_counts) - windows.block_counts
-        order_of_pieces = np.concatenate(
-            [np.arange(before[w], before[w] + windows.block_counts[w]) for w in turn.tolist()]
-        )
-        filled = counts[order_of_pieces] > 0
-        piece_ends = np.cumsum(filled)[np.cumsum(windows.block_counts[turn]) - 1]
-        pieces = order_of_pieces[filled]
+        block_counts = windows.block_counts[turn]
+        block_ends = np.cumsum(block_counts)
+        before = (np.cumsum(windows.block_counts) - windows.block_counts)[turn]
+        pieces = np.arange(len(begins)) + np.repeat(before - block_ends + block_counts, block_counts)
+        filled = counts[pieces] > 0
+        pieces = pieces[filled]
         return Pieces(
             starts[turn].tolist(),
             windows.stops[turn].tolist(),
-            piece_ends.tolist(),
-            *(each[pieces].tolist() for each in (shards, blocks, cut, ends - counts, ends)),
-            windows.rows[by_row] - firsts[block_of],
-            batches,
-            places,
+            np.cumsum(filled)[block_ends - 1].tolist(),
+            *(each[pieces].tolist() for each in (lanes, shards, blocks, cut, stops - counts, stops, firsts)),
+            positions,
+            None if rows is None else rows - np.repeat(zeros, counts),
         )
 
+    def _by_block(self, windows: Windows) -> tuple[Int64s, Int64s, Int64s | None]:
+        """How many rows of each block are wanted; their positions, by block and number; and these.
 
-def _by_block_and_row(blocks: Int64s, block_of: Int64s, rows: Int64s) -> Int64s:
-    """The order that sorts rows by block, and by number within it."""
-    lengths = blocks[:, 1] - blocks[:, 0]
-    ends = np.cumsum(lengths)
-    if ends[-1] > len(rows):  # rows are missing between others
-        return np.lexsort((rows, block_of))
-    places = (ends - lengths - blocks[:, 0])[block_of] + rows
-    by_row = np.empty(len(rows), np.int64)
-    by_row[places] = np.arange(len(rows))
-    return by_row
+        The global numbers are left out where nothing is missing between the first row of a block and the
+        last.
+        """
+        lengths = windows.stops - windows.starts
+        positions = np.repeat(windows.starts - (np.cumsum(lengths) - lengths), lengths)
+        positions += np.arange(len(positions))
+        trimmed = bool((windows.starts < self._start).any() or (windows.stops > self._stop).any())
+        extents = windows.blocks[:, 1] - windows.blocks[:, 0]
+        ends = np.cumsum(extents)
+        if int(ends[-1]) == len(positions) and not trimmed:
+            by_block = np.empty_like(positions)
+            by_block[(ends - extents - windows.blocks[:, 0])[windows.block_of] + windows.rows] = positions
+            return extents, by_block, None
+        chosen = np.lexsort((windows.rows, windows.block_of))
+        wanted = positions[chosen]
+        chosen = chosen[(wanted >= self._start) & (wanted < self._stop)]
+        counts = np.bincount(windows.block_of[chosen], minlength=len(extents))
+        return counts, positions[chosen], windows.rows[chosen]

@@ -33,9 +33,12 @@ def derive(seed: int, *parts: int) -> int:
     return key
 
 
-def derive_array(key: int, parts: UInt64s) -> UInt64s:
-    """Return, for each part, what one more step of `derive` makes of `key`: uint64, the shape of `parts`."""
-    return _mix_array((parts + np.uint64(1)) * np.uint64(_GAMMA) + np.uint64(key))
+def derive_array(key: int | UInt64s, parts: UInt64s) -> UInt64s:
+    """Return, for each part, what one more step of `derive` makes of its key: uint64, the shape of `parts`.
+
+    key: that of all parts, or one for each.
+    """
+    return _mix_array((parts + np.uint64(1)) * np.uint64(_GAMMA) + np.asarray(key, np.uint64))
 
 
 def permutation(key: int, n: int) -> Int64s:

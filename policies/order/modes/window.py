@@ -98,26 +98,39 @@ class Windowed(Mode):
         """Return the windows of many lanes: all their rows are permuted together."""
         size = self.layout.window_blocks
         self._deal_together(epoch, spans)
-        lanes, counts, keys = [_NONE], [_NONE], [_NONE.view(np.uint64)]
-        first, last, stops = [_NONE], [_NONE], [_NONE]
+        found: list[tuple[int, int, int, int, int]] = []  # lane, key, windows [low, high), start of the group
+        blocks = [(_NONE, _NONE, _NONE)]
         for lane, start, stop in spans:
             while start < stop:
                 group, deal, group_start = self._group(epoch, lane, start)
                 limits = (start - group_start, stop - group_start - 1)
-                low, high = np.searchsorted(deal.stop, limits, side="right").tolist()
+                low, high = deal.stop.searchsorted(limits, side="right").tolist()
                 low, high = low // size, min(high, len(deal.stop) - 1) // size + 1
                 taken = slice(low * size, high * size)
-                first.append(deal.first[taken])
-                last.append(deal.last[taken])
-                counts.append(np.full(high - low, size))
-                counts[-1][-1] = len(first[-1]) - (high - low - 1) * size
-                stops.append(group_start + deal.stop[taken][np.cumsum(counts[-1]) - 1])
-                lanes.append(np.full(high - low, lane))
+                blocks.append((deal.first[taken], deal.last[taken], deal.stop[taken]))
                 key = derive(self.layout.seed, _ROWS, epoch, lane, group)
-                keys.append(derive_array(key, np.arange(low, high, dtype=np.uint64)))
-                start = int(stops[-1][-1])
-        join = np.concatenate
-        return self._permuted(join(lanes), join(stops), join(counts), join(keys), join(first), join(last))
+                found.append((lane, key, low, high, group_start))
+                start = group_start + int(blocks[-1][2][-1])
+        first, last, stops = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        lanes, low, high, begins = (
+            np.array([(lane, low, high, begin) for lane, _, low, high, begin in found], np.int64)
+            .reshape(-1, 4)
+            .T
+        )
+        keys = np.array([key for _, key, *_ in found], np.uint64)
+        counts = high - low
+        ends = np.cumsum(counts)
+        sizes = np.full(int(ends[-1]) if len(ends) else 0, size)
+        sizes[ends - 1] = [len(part) for part, _, _ in blocks[1:]] - (counts - 1) * size
+        numbers = np.arange(len(sizes)) - np.repeat(ends - counts - low, counts)
+        return self._permuted(
+            np.repeat(lanes, counts),
+            stops[np.cumsum(sizes) - 1] + np.repeat(begins, counts),
+            sizes,
+            derive_array(np.repeat(keys, counts), numbers.astype(np.uint64)),
+            first,
+            last,
+        )
 
     def uses(self, epoch: int, lane: int) -> Uses:
         """Return the shards by the first window that holds them: O(blocks of the lane), memory O(shards)."""
