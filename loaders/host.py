@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from loaders.buffers import BatchBuffer, BatchBuffers
-from loaders.pieces import PiecePlanner, Pieces
+from loaders.pieces import Piece, PiecePlanner, Pieces
 from loaders.reads import Reading, Reads
 from loaders.slots import Batch
 from loaders.whole import WholeBlocks
@@ -32,6 +32,7 @@ from tiering.stores.scatter import Scatter
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 _SCATTER_BYTES: Final = 256  # shorter rows cost the kernel more than a copy of the block and one of the rows
+_FILLED: Final = 0.75  # of the batches: with as many being filled nobody need be woken for one more
 _RUN_BYTES: Final = 32 << 10  # what another call costs, in bytes that are read in one
 
 
@@ -131,7 +132,8 @@ class HostFeed:
         batch = self._filled(buffer.arrays, start, stop)
         self._buffers.give(buffer)
         self._taken = number + 1
-        self._reads.poke()
+        if self._opened - number <= len(self._ring) * _FILLED:
+            self._reads.poke()
         return batch
 
     def _wait(self, reading: Reading) -> None:
@@ -180,7 +182,9 @@ class HostFeed:
             if reading is None or reading.position != pieces.starts[last]:
                 reading = Reading(pieces.starts[last])
             begin = pieces.piece_ends[last - 1] if last else 0
-            self._reads.put(reading, [(pieces, piece) for piece in range(begin, pieces.piece_ends[last])])
+            self._reads.put(
+                reading, [(pieces, piece) for piece in pieces.pieces[begin : pieces.piece_ends[last]]]
+            )
             if not self._unread or self._unread[-1] is not reading:
                 self._unread.append(reading)
             last += 1
@@ -198,12 +202,12 @@ class HostFeed:
             self._ring[place] = buffer
             self._opened += 1
 
-    def _read(self, pieces: Pieces, piece: int) -> None:
+    def _read(self, pieces: Pieces, piece: Piece) -> None:
         """Bring the rows of a piece to their places."""
-        some = slice(pieces.begins[piece], pieces.ends[piece])
+        lane, shard, block, cut, begin, end, first = piece
+        some = slice(begin, end)
         turn = (pieces.positions[some] - self._start) % (len(self._ring) * self._step)
-        lane, shard, block = pieces.lanes[piece], pieces.shards[piece], pieces.blocks[piece]
-        first, rows = pieces.firsts[piece], None if pieces.rows is None else pieces.rows[some]
+        rows = None if pieces.rows is None else pieces.rows[some]
         targets = {
             name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
             for name, nbytes in self._reader.row_bytes.items()
@@ -214,7 +218,7 @@ class HostFeed:
             if name not in self._direct or not self._scatter(name, shard, block, first, rows, target)
         ]
         if left:
-            whole = self._blocks.read(shard, block, left, len(turn) if pieces.cut[piece] else None)
+            whole = self._blocks.read(shard, block, left, len(turn) if cut else None)
             chosen = slice(first, first + len(turn)) if rows is None else rows
             for name in left:
                 targets[name].copy(whole[name][chosen])
@@ -222,7 +226,7 @@ class HostFeed:
     def _scatter(
         self, name: str, shard: int, block: int, first: int, rows: Int64s | None, target: Scatter
     ) -> bool:
-        """Whether rows of a column, those from `first` on or `rows`, could be read straight to their places."""
+        """Whether rows of a column, from `first` on or `rows`, could be read straight to their places."""
         if rows is None or int(rows[-1]) - first < len(rows):
             return self._reader.scatter(name, shard, block, first, target)
         cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]

@@ -7,7 +7,7 @@ position of each lane from `start` to `stop` is in exactly one piece.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,28 +18,37 @@ from policies.order.modes import Windows
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
 
+class Piece(NamedTuple):
+    """Rows of one block that one window needs."""
+
+    lane: int
+    """Counted from the first lane of the feed."""
+    shard: int
+    block: int
+    """Its number in the shard."""
+    cut: bool
+    """Whether other lanes have rows of the block."""
+    begin: int
+    """Its rows are [begin, end) of the arrays of `Pieces`."""
+    end: int
+    first: int
+    """Number of its first row in the block."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pieces:
-    """Windows in the order of their need, and the pieces that each is read in: rows of one block.
+    """Windows in the order of their need, and what each is read in.
 
     starts, stops: of each window: positions [start, stop) of its lane. piece_ends: where its pieces end in
-    what follows. lanes, shards, blocks, cut: of each piece: its lane, counted from the feed's first one, its
-    shard, the number of its block there, and whether other lanes have rows of that. begins, ends: its rows
-    are [begin, end) of `positions`, which says where in the lane each of them stands: int64, ascending by
-    the row's number in the block. firsts: the number of its first row. rows: None where the others follow
-    that one without a gap; else the number of each row, int64, the shape of `positions`.
+    `pieces`. positions: int64: where in its lane each row stands; by piece, ascending by the row's number in
+    its block. rows: None where all rows of a piece follow its first one without a gap; else the number of
+    each in its block: int64, the shape of `positions`.
     """
 
     starts: list[int]
     stops: list[int]
     piece_ends: list[int]
-    lanes: list[int]
-    shards: list[int]
-    blocks: list[int]
-    cut: list[bool]
-    begins: list[int]
-    ends: list[int]
-    firsts: list[int]
+    pieces: list[Piece]
     positions: Int64s
     rows: Int64s | None
 
@@ -100,11 +109,12 @@ class PiecePlanner:
         pieces = np.arange(len(begins)) + np.repeat(before - block_ends + block_counts, block_counts)
         filled = counts[pieces] > 0
         pieces = pieces[filled]
+        stands = (lanes, shards, blocks, cut, stops - counts, stops, firsts)
         return Pieces(
             starts[turn].tolist(),
             windows.stops[turn].tolist(),
             np.cumsum(filled)[block_ends - 1].tolist(),
-            *(each[pieces].tolist() for each in (lanes, shards, blocks, cut, stops - counts, stops, firsts)),
+            list(map(Piece, *(each[pieces].tolist() for each in stands))),
             positions,
             None if rows is None else rows - np.repeat(zeros, counts),
         )

@@ -5,12 +5,13 @@ returns nobody writes to a slot any more.
 
 Blocks in the page cache come at the speed of a copy: one thread ahead of the training is enough for them, a
 second one would take its processor time and its turns at the interpreter. Others have a latency that only
-more threads hide. So a read that took long adds a thread, up to the most that are allowed; and whoever waits
-for a block that nobody has begun to read reads it.
+more threads hide. So a read that took long adds a thread, up to the most that are allowed. Whoever waits for
+a block that nobody has begun to read reads it, and where processors are left has one more thread help.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -49,7 +50,8 @@ class Reads:
         self._read, self._refill, self._most = read, refill, threads
         self._jobs: deque[tuple[Reading, Job]] = deque()
         self._changed = threading.Condition()
-        self._wanted = 1  # threads; more when reads are slow
+        self._wanted = 1  # threads; more when reads are slow, or waited for
+        self._idle_cores = min(threads, _cores() - 1)  # beside the caller's
         self._active = 0
         self._poked = self._closed = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering-read")
@@ -85,8 +87,10 @@ class Reads:
             RuntimeError: closed before.
         """
         while reading.left and reading.error is None and not self._closed:
-            if self._next_is_of(reading) and self._read_next():
-                continue
+            if self._next_is_of(reading):
+                self._wanted = min(self._wanted + 1, max(self._wanted, self._idle_cores))
+                if self._read_next():
+                    continue
             with self._changed:
                 while reading.left and reading.error is None and not self._closed:
                     if self._next_is_of(reading):
@@ -144,3 +148,8 @@ class Reads:
                 self._wanted = self._active
                 self._pool.submit(self._work)
         return True
+
+
+def _cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from tests.conformance.conftest import UNCONDITIONAL
 from tests.conformance.patterns import pattern, read_range
 from tiering.errors import Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.base import Store, check_range
+from tiering.stores.scatter import Scatter
 
 SIZES = [0, 1, 4095, 4096, 4097, 9 << 20]
 
@@ -134,6 +136,23 @@ def test_read_into_a_range_fills_the_buffer(store: Store, offset: int, nbytes: i
     data = pattern(10_000)
     store.write("k", [data])
     assert read_range(store, "k", offset, nbytes) == data[offset : offset + nbytes]
+
+
+def test_a_reader_fills_a_buffer_or_the_places_of_rows(store: Store) -> None:
+    data = pattern(10_000)
+    store.write("k", [data])
+    reader = store.reader("k")
+    buffer = bytearray(300)
+    reader(1_000, memoryview(buffer))
+    assert bytes(buffer) == data[1_000:1_300]
+    rows = np.zeros((5, 70), np.uint8)
+    places = rows.ctypes.data + np.array([3, 0, 4, 1]) * 70
+    reader(2_000, Scatter(places, 70))
+    for number, row in enumerate([3, 0, 4, 1]):
+        assert rows[row].tobytes() == data[2_000 + number * 70 :][:70]
+    assert not rows[2].any()
+    with pytest.raises(Corrupt):
+        reader(9_900, Scatter(places, 70))
 
 
 def test_read_into_a_long_range_in_the_middle(store: Store) -> None:

@@ -89,6 +89,29 @@ def test_who_waits_reads_what_nobody_has_begun(reader: Reader) -> None:
     assert [block for block, _ in reader.done] == [1, 2, 0]
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (64, 4)])
+def test_who_waits_has_more_threads_help_where_processors_are_left(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(reads, "_cores", lambda: cores)
+    pool = Reads(reader.read, lambda: False, 4)
+    for number in range(6):
+        reading = Reading(number)
+        pool.put(reading, jobs(number))
+        pool.wait(reading)
+    reader.gate = threading.Event()
+    for _ in range(6):
+        reader.begun.acquire()
+    pool.put(Reading(9), jobs(*range(9, 20)))
+    pool.poke()
+    for _ in range(threads):
+        assert reader.begun.acquire(timeout=PATIENCE_SECONDS)
+    assert not reader.begun.acquire(timeout=0.05)
+    reader.gate.set()
+    pool.close()
+
+
 def test_an_error_is_raised_where_its_block_is_waited_for() -> None:
     def read(shard: int, block: int, slot: int) -> None:
         if block == 1:
