@@ -123,7 +123,8 @@ class Planner:
         lanes = windows.lanes - self._lanes.start
         users = np.ones(len(firsts), np.int64)
         lane_of = np.repeat(lanes, windows.block_counts)
-        for block in np.flatnonzero((before > 0) | (after > 0)).tolist():
+        cut = (before > 0) | (after > 0) if order.kept is None else np.zeros(0, bool)
+        for block in np.flatnonzero(cut).tolist():
             users[block] = self._users(int(lane_of[block]), int(before[block]), int(after[block]))
 
         tickets = (self._next_ticket + np.arange(len(firsts))) % self.tickets

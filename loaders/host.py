@@ -59,7 +59,7 @@ class HostFeed:
         lanes: neighbouring lanes, in the order in which a batch has them.
         start, stop: positions where every lane begins and ends, if it has so many rows.
         step: positions of a batch.
-        threads: the most that read blocks ahead.
+        threads: the most that read blocks ahead; None for as many as help.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HostFeed:
         start: int,
         stop: int,
         step: int,
-        threads: int,
+        threads: int | None,
     ) -> None:
         self._reader, self._buffers = reader, buffers
         self._start, self._stop, self._step = start, stop, step

@@ -12,25 +12,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from loaders.buffers import BatchBuffers
-from loaders.host import HostFeed, batches_ahead
+from loaders.digest import RowsDigest, RowsHasher
+from loaders.feeds import Feed, Feeds
 from loaders.ranks import choose_lanes, find_rank
-from loaders.slots import Batch, Slots
+from loaders.slots import Batch
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
-from loaders.window import WindowFeed, slots_needed
+from loaders.subset import Rows, make_order, name_of, shards_needed
 from policies import Order
 from policies.bounds import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
-from tiering.reader import BlockReader
 
 Transform = Callable[[Batch], Any]
 
 MAX_EPOCHS: Final = 1 << 32
-_BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_buffers", "_feed"})
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_feed"})
 
 
 class Loader:
@@ -51,6 +49,8 @@ class Loader:
         rank: of this process; by default from the environment of torchrun, else 0.
         world_size: how many ranks there are.
         columns: names; all by default. Only columns of fixed shape.
+        rows: those to hand out, all by default: a bool mask, shape ``[corpus.rows]``; row numbers, ascending;
+            or half-open ranges of them, shape ``[k, 2]``. Shards without any of them are not fetched.
         cache: the node's cache; None reads the tier alone.
         device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
         transform: called with each batch; what it returns is handed out.
@@ -61,9 +61,11 @@ class Loader:
         window_blocks: blocks of a lane whose rows are shuffled together; by default 64 over all lanes.
         affinity: ``global`` deals shards to lanes anew each epoch; with ``lane`` a lane keeps its rows, so
             that a node that keeps its ranks finds them in its cache.
-        io_threads: the most threads that read ahead; more than one where reads turn out slow.
+        prefetch: how many blocks are read at a time at most; ``auto``: one where they come at the speed of a
+            copy, four where they are slow, and more, up to 32, while the training waits for them.
         verify: ``first``, the CRC of a block in a local file, uncompressed, is checked when it is first read
             and anew after the file changed; ``always``, in every epoch.
+        digest: keep count of what is handed out, for `digest`; costs a pass over every batch.
 
     Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
     the batches of all ranks, joined in the order of the ranks, are the same for every world size.
@@ -72,9 +74,7 @@ class Loader:
         UsageError: an argument does not fit the corpus or the others.
     """
 
-    _slots_used: Slots | None
-    _buffers: BatchBuffers | None
-    _feed: HostFeed | WindowFeed | None
+    _feed: Feed | None
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Loader:
         rank: int | None = None,
         world_size: int | None = None,
         columns: Sequence[str] | None = None,
+        rows: Rows | None = None,
         cache: NodeCache | None = None,
         device: str = "cpu",
         transform: Transform | None = None,
@@ -94,28 +95,39 @@ class Loader:
         group_shards: int = 8,
         window_blocks: int | None = None,
         affinity: str = "global",
-        io_threads: int = 4,
+        prefetch: int | str = "auto",
         verify: str = "first",
+        digest: bool = False,
     ) -> None:
-        if batch_size < 1 or io_threads < 1:
-            raise UsageError(f"batch_size = {batch_size} and io_threads = {io_threads} must be at least 1")
+        if batch_size < 1:
+            raise UsageError(f"batch_size = {batch_size} must be at least 1")
         self.corpus = corpus
         self.batch_size = batch_size
         self.rank, self.world_size = find_rank(rank, world_size)
         self.transform = transform
         self.drop_last = drop_last
-        self._threads = io_threads
+        self._threads = _threads_of(prefetch)
         self._device = device
         self._columns = columns
         self._cache = cache
         self._verify = verify
+        self._digests = digest
+        self._hasher: RowsHasher | None = None
         self._epoch = 0
         self._position = 0
         self._resume = False
         self._epochs_run = 0
-        lanes = choose_lanes(lanes, batch_size, self.world_size)
         self._order = self._fitting(
-            _order(corpus, seed, shuffle, lanes, group_shards, window_blocks, affinity)
+            make_order(
+                corpus,
+                rows,
+                seed=seed,
+                mode=shuffle,
+                lanes=choose_lanes(lanes, batch_size, self.world_size),
+                group_shards=group_shards,
+                window_blocks=window_blocks,
+                affinity=affinity,
+            )
         )
         self._open()
         self.stats = LoaderStats(0, self._bound())
@@ -133,8 +145,8 @@ class Loader:
             self._position = 0
         self._resume = False
         self.stats = LoaderStats(self._epoch, self._bound())
-        self._reader.new_epoch()
-        self._reader.counts.reset()
+        self._feeds.reader.new_epoch()
+        self._feeds.reader.counts.reset()
         lanes = self._order.rank_lanes(self.rank, self.world_size)
         epoch, position, end = self._epoch, self._position, self._end()
         if position >= end:  # a state near the end, loaded by a loader with larger batches
@@ -142,13 +154,17 @@ class Loader:
             return
         begun = time.perf_counter()
         with ExitStack() as stack:
-            stack.callback(self._reader.rest)
-            feed = self._new_feed(epoch, lanes, position, end)
+            stack.callback(self._feeds.reader.rest)
+            feed = self._feeds.open(self._order, epoch, lanes, position, end, self._step)
             stack.enter_context(feed)
             self._feed = feed
+            rows_of = [self._order.lane_rows(epoch, lane) for lane in lanes]
+            self._hasher = RowsHasher(epoch, position, lanes, rows_of) if self._digests else None
             while self._feed is feed and self._process == os.getpid():
                 batch = feed.batch(position, min(position + self._step, end))
                 position += self._step
+                if self._hasher is not None:
+                    self._hasher.update(batch, min(position, end))
                 rows = len(next(iter(batch.values())))
                 handed_out = batch if self.transform is None else self.transform(batch)
                 self._count(rows, feed, time.perf_counter() - begun)
@@ -194,7 +210,21 @@ class Loader:
             window=self._order.window_blocks,
             corpus=self.corpus.record.manifest[:16],
             affinity=self._order.affinity,
+            rows=name_of(self._order),
         ).to_dict()
+
+    def digest(self) -> RowsDigest:
+        """Which rows this rank handed out in its last loop so far, in 128 bits; see `RowsDigest`.
+
+        Digests of all ranks, and of the loops before and after a resume, add up (``+``) to that of a single
+        rank's whole epoch, whatever the world sizes were.
+
+        Raises:
+            UsageError: the loader was made without ``digest=True``, or nothing was handed out yet.
+        """
+        if self._hasher is None:
+            raise UsageError("there is no digest", hint="Give Loader(..., digest=True), and begin a loop")
+        return self._hasher.result()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken, also by another number of ranks.
@@ -209,15 +239,26 @@ class Loader:
                 f"the state is of the manifest {wanted.corpus}, not {self.corpus.record.manifest[:16]}",
                 hint="Open the version that the training began with: open_corpus(..., version=N)",
             )
-        lanes = choose_lanes(wanted.lanes, self.batch_size, self.world_size)
-        order = _order(
-            self.corpus, wanted.seed, wanted.mode, lanes, wanted.group, wanted.window, wanted.affinity
+        if wanted.rows != name_of(self._order):
+            raise Conflict(
+                f"the state is of {_rows_called(wanted.rows)}, not {_rows_called(name_of(self._order))}",
+                hint="Give the rows that the training began with",
+            )
+        order = make_order(
+            self.corpus,
+            self._order.kept,
+            seed=wanted.seed,
+            mode=wanted.mode,
+            lanes=choose_lanes(wanted.lanes, self.batch_size, self.world_size),
+            group_shards=wanted.group,
+            window_blocks=wanted.window,
+            affinity=wanted.affinity,
         )
-        if wanted.epoch >= MAX_EPOCHS or wanted.position > -(-self.corpus.rows // lanes):
+        if wanted.epoch >= MAX_EPOCHS or wanted.position > -(-len(order) // order.lanes):
             raise FormatError(f"a loader state beyond the end: {dict(state)!r:.200}")
         order = self._fitting(order)
         self._end_loop()
-        self._order, self._slots_used, self._buffers = order, None, None
+        self._order = order
         self._epoch, self._position, self._resume = wanted.epoch, wanted.position, True
 
     @property
@@ -230,8 +271,8 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _count(self, rows: int, feed: HostFeed | WindowFeed, seconds: float) -> None:
-        stats, counts = self.stats, self._reader.counts
+    def _count(self, rows: int, feed: Feed, seconds: float) -> None:
+        stats, counts = self.stats, self._feeds.reader.counts
         stats.rows += rows
         stats.batches += 1
         stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
@@ -241,8 +282,9 @@ class Loader:
     def _open(self) -> None:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
-        self._reader = BlockReader(self.corpus, self._columns, self._cache, self._verify)
-        self._slots_used = self._buffers = None
+        self._feeds = Feeds(
+            self.corpus, self._columns, self._cache, self._verify, self._device, self._threads
+        )
         self._feed = None
 
     def _end_loop(self) -> None:
@@ -251,30 +293,12 @@ class Loader:
         if feed is not None and self._process == os.getpid():
             feed.close()
 
-    def _new_feed(self, epoch: int, lanes: range, start: int, stop: int) -> HostFeed | WindowFeed:
-        if self._device != "cpu":
-            return WindowFeed(self._order, self._slots(), epoch, lanes, start, stop, self._threads)
-        if self._buffers is None:
-            most = batches_ahead(self._order, self._step) + _BATCHES_KEPT
-            self._buffers = BatchBuffers(self._reader.columns, len(lanes) * self._step, most)
-        return HostFeed(
-            self._order, self._reader, self._buffers, epoch, lanes, start, stop, self._step, self._threads
-        )
-
-    def _slots(self) -> Slots:
-        if self._slots_used is None:
-            from loaders.gpu import CudaSlots
-
-            count = slots_needed(self._order, self._order.lanes // self.world_size)
-            self._slots_used = CudaSlots(self._reader, count, self._device)
-        return self._slots_used
-
     def _fitting(self, order: Order) -> Order:
         """The order, if an epoch of it has a batch."""
         step = self.batch_size * self.world_size // order.lanes
-        if self.drop_last and self.corpus.rows // order.lanes < step:
+        if self.drop_last and len(order) // order.lanes < step:
             raise UsageError(
-                f"corpus {self.corpus.name!r} has {self.corpus.rows} rows, too few for one batch of "
+                f"corpus {self.corpus.name!r} has {len(order)} rows, too few for one batch of "
                 f"{self.batch_size} on each of {self.world_size} ranks",
                 hint="Give a smaller batch_size, or drop_last=False",
             )
@@ -282,7 +306,7 @@ class Loader:
 
     def _lane_rows(self) -> tuple[int, int]:
         """Rows of the shortest and the longest lane; the same in every epoch."""
-        return self.corpus.rows // self._order.lanes, -(-self.corpus.rows // self._order.lanes)
+        return len(self._order) // self._order.lanes, -(-len(self._order) // self._order.lanes)
 
     def _bound(self) -> float:
         """For this rank's part of the epoch to come, as if the cache had nothing else to do."""
@@ -290,34 +314,26 @@ class Loader:
             return 0.0
         lanes = self._order.rank_lanes(self.rank, self.world_size)
         rows = sum(max(0, self._order.lane_rows(0, lane) - self._position) for lane in lanes)
-        needed = self._reader.stored_bytes * rows // self.corpus.rows
+        stored_bytes, digests = shards_needed(self._feeds.reader, self._order)
+        needed = stored_bytes * rows // len(self._order)
         if self._epochs_run or self.world_size > 1:  # other ranks may have filled the cache, or do so now
             limit = bound(self._cache.capacity_bytes, needed, 1)
         else:
-            limit = bound(self._cache.resident_bytes(self._reader.digests), needed, 1)
+            limit = bound(self._cache.resident_bytes(digests), needed, 1)
         # In mode "full" a block is read for each of its rows, and need be fetched for one of them alone.
         return limit if self._order.mode != "full" else 1 - (1 - limit) / self._order.block_rows
 
 
-def _order(
-    corpus: Corpus,
-    seed: int,
-    mode: str,
-    lanes: int,
-    group_shards: int,
-    window_blocks: int | None,
-    affinity: str,
-) -> Order:
-    try:
-        return Order(
-            corpus.shard_rows,
-            block_rows=corpus.contents.block_rows,
-            seed=seed,
-            mode=mode,
-            lanes=lanes,
-            group_shards=group_shards,
-            window_blocks=window_blocks,
-            affinity=affinity,
+def _threads_of(prefetch: int | str) -> int | None:
+    """The most threads that may read; None where it is left to the reads."""
+    if prefetch == "auto":
+        return None
+    if isinstance(prefetch, str) or prefetch < 1:
+        raise UsageError(
+            f"prefetch = {prefetch!r} is neither 'auto' nor at least 1", hint="Example: prefetch=8"
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return prefetch
+
+
+def _rows_called(name: str) -> str:
+    return f"the subset of rows {name}" if name else "all rows"

@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 _SLOW_SECONDS: Final = 5e-4  # a block in the page cache takes a fifth of that
+_THREADS: Final = 4
+_MOST_THREADS: Final = 32
 
 
 class Reading:
@@ -43,18 +45,19 @@ class Reads:
     Args:
         read: reads a block, given a job; called by many threads at a time.
         refill: puts more blocks, if there are some that could be read now; whether it did.
-        threads: the most that read ahead.
+        threads: the most that read ahead; None for four, and more, up to 32, while somebody waits for them.
     """
 
-    def __init__(self, read: Callable[..., None], refill: Callable[[], bool], threads: int) -> None:
-        self._read, self._refill, self._most = read, refill, threads
+    def __init__(self, read: Callable[..., None], refill: Callable[[], bool], threads: int | None) -> None:
+        self._read, self._refill = read, refill
+        self._allowed, self._most = threads or _THREADS, threads or _MOST_THREADS
         self._jobs: deque[tuple[Reading, Job]] = deque()
         self._changed = threading.Condition()
         self._wanted = 1  # threads; more when reads are slow, or waited for
-        self._idle_cores = min(threads, _cores() - 1)  # beside the caller's
+        self._idle_cores = min(self._allowed, _cores() - 1)  # beside the caller's
         self._active = 0
         self._poked = self._closed = False
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiering-read")
+        self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="tiering-read")
 
     def close(self) -> None:
         """Stop. Idempotent."""
@@ -95,6 +98,8 @@ class Reads:
                 while reading.left and reading.error is None and not self._closed:
                     if self._next_is_of(reading):
                         break
+                    if self._jobs and self._active == self._allowed:
+                        self._allowed = min(self._allowed + 1, self._most)
                     self._changed.wait()
         if reading.error is not None:
             raise reading.error
@@ -143,7 +148,7 @@ class Reads:
             reading.error = reading.error or error
             if not reading.left or error is not None:
                 self._changed.notify_all()
-            if slow and self._jobs and self._active < self._most and not self._closed:
+            if slow and self._jobs and self._active < self._allowed and not self._closed:
                 self._active += 1
                 self._wanted = self._active
                 self._pool.submit(self._work)

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from tiering.errors import FormatError, UnsupportedVersion
 
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 3
+_SINCE: Final = {"affinity": 2, "rows": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,17 @@ class LoaderState:
     """First 16 digits of the manifest's digest."""
     affinity: str = "global"
     """Whether lanes keep their rows. States of version 1 do not say: theirs did not."""
+    rows: str = ""
+    """First 16 digits of the digest of the rows that take part; empty where all do, as in all states before
+    version 3."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `Loader.state_dict` gives."""
-        return {"v": STATE_VERSION, **asdict(self)}
+        values = asdict(self)
+        if self.rows:
+            return {"v": STATE_VERSION, **values}
+        del values["rows"]
+        return {"v": _SINCE["rows"] - 1, **values}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> LoaderState:
@@ -54,10 +62,14 @@ class LoaderState:
                 hint="Upgrade corpus-tiering",
             )
         values = {name: value for name, value in state.items() if name != "v"}
-        kinds = {field.name: str if field.type == "str" else int for field in fields(cls)}
-        if version == 1:
-            del kinds["affinity"]
-        if type(version) is not int or version < 1 or values.keys() != kinds.keys():
+        if type(version) is not int or version < 1:
+            version = 0
+        kinds = {
+            field.name: str if field.type == "str" else int
+            for field in fields(cls)
+            if _SINCE.get(field.name, 1) <= version
+        }
+        if not version or values.keys() != kinds.keys():
             raise FormatError(
                 f"not a loader state: {dict(state)!r:.200}", hint="Give what state_dict() returned"
             )

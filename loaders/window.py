@@ -6,8 +6,8 @@ memory; a window's slots are free again as soon as its last row was copied.
 Windows are read in the order of their first position, over all lanes, because lanes advance in lockstep. A
 lane uses one window at a time, so with slots for two windows of each there is always room to read the next
 one of the lane that needs it first. A block that the boundaries of lanes cut is read once: its slot is kept
-until all of them have used it, one more slot for each boundary. In mode "full" lanes share nothing: each
-window reads the blocks of its rows for itself.
+until all of them have used it, one more slot for each boundary. In mode "full", and of a subset of the rows,
+lanes share nothing: each window reads the blocks of its rows for itself.
 
 The caller's thread does little more than gather: planning and reading are work of the threads of
 `loaders.reads`, unless it would have to wait for them.
@@ -33,10 +33,11 @@ from policies import Order
 def slots_needed(order: Order, lanes: int) -> int:
     """Slots for a feed of so many neighbouring lanes: two windows of each, and one for each boundary.
 
-    Where the order has fewer blocks, there is a slot for each of them; in mode "full", for each window's.
+    Where the order has fewer blocks, there is a slot for each of them; in mode "full", or with a subset of
+    the rows, for each window's.
     """
     blocks = int((-(-order.shard_rows // order.block_rows)).sum())
-    if order.mode == "full":
+    if order.mode == "full" or order.kept is not None:
         return 2 * lanes * min(order.window_blocks, blocks)
     return min(2 * lanes * order.window_blocks, blocks) + lanes - 1
 
@@ -51,11 +52,11 @@ class WindowFeed:
         lanes: neighbouring lanes, in the order in which a batch has them.
         start: position where every lane begins.
         stop: position where every lane ends, if it has so many rows.
-        threads: the most that read blocks ahead.
+        threads: the most that read blocks ahead; None for as many as help.
     """
 
     def __init__(
-        self, order: Order, slots: Slots, epoch: int, lanes: range, start: int, stop: int, threads: int
+        self, order: Order, slots: Slots, epoch: int, lanes: range, start: int, stop: int, threads: int | None
     ) -> None:
         self._slots = slots
         self._lane_rows = [order.lane_rows(epoch, lane) for lane in lanes]

@@ -73,7 +73,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
-        self._shards = {name: corpus.shards(name) for name in objects}
+        self.shards = {name: corpus.shards(name) for name in objects}
         self._states: dict[tuple[str, int], ShardState] = {}
         self._tiers = (corpus.tier, *corpus.others)
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
@@ -83,12 +83,12 @@ class BlockReader:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all shard objects that hold the chosen columns."""
-        return sum(shards.nbytes for shards in self._shards.values())
+        return sum(shards.nbytes for shards in self.shards.values())
 
     @property
     def digests(self) -> list[str]:
         """Digests of those shard objects."""
-        return [digest for shards in self._shards.values() for digest in shards.digests]
+        return [digest for shards in self.shards.values() for digest in shards.digests]
 
     def slot_rows(self, column: ZarrColumn) -> int:
         """Rows that a slot for one block of `column` must have: the block's, and room for its CRC."""
@@ -118,7 +118,7 @@ class BlockReader:
             Corrupt: it is damaged, and no other tier has a good copy.
             Unavailable, DeadlineExceeded: the tier does not answer.
         """
-        for name in self._shards:
+        for name in self.shards:
             if self._layout is None or name in slots:
                 self._read_good(name, self._state(name, shard), block, slots)
 
@@ -190,7 +190,7 @@ class BlockReader:
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
         if state is None:
-            fresh = ShardState(self._shards[column][number], self.corpus.tier)
+            fresh = ShardState(self.shards[column][number], self.corpus.tier)
             state = self._states.setdefault((column, number), fresh)  # one for all threads
         return state
 

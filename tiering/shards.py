@@ -38,7 +38,7 @@ class Shards(Sequence[Shard]):
 
     def __init__(self, table: pa.Table, corpus: str, column: str = "") -> None:
         self._table = table.filter(pc.equal(table["column"], column)).combine_chunks()
-        self._corpus = corpus
+        self._corpus, self._column = corpus, column
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -63,6 +63,10 @@ class Shards(Sequence[Shard]):
             block_crcs=tuple(row["block_crcs"]),
             block_offsets=None if offsets is None else tuple(offsets),
         )
+
+    def take(self, numbers: Sequence[int]) -> Shards:
+        """Those with these numbers."""
+        return Shards(self._table.take(pa.array(numbers, pa.int64())), self._corpus, self._column)
 
     @property
     def digests(self) -> list[str]:

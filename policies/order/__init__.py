@@ -7,5 +7,6 @@ from policies.order.forecast import NEVER, Forecast
 from policies.order.mixture import Mixture
 from policies.order.modes import MODES, Window
 from policies.order.order import Order
+from policies.order.rowset import Keep
 
-__all__ = ["MODES", "NEVER", "Forecast", "Mixture", "Order", "Window"]
+__all__ = ["MODES", "NEVER", "Forecast", "Keep", "Mixture", "Order", "Window"]

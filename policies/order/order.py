@@ -117,6 +117,11 @@ class Order:
         """Rows of each shard in stored order, kept or not: int64, shape (shards,)."""
         return np.diff(self._bounds)
 
+    @property
+    def kept(self) -> RowSet | None:
+        """The rows that take part; None for all."""
+        return self._layout.kept
+
     def fingerprint(self) -> dict[str, int | str]:
         """Return what defines the order, but for shard rows and kept rows: json-able, by the names here."""
         return {

@@ -88,7 +88,7 @@ def test_every_epoch_is_that_of_the_order(corpora: dict[str, Corpus], data: st.D
         affinity=data.draw(st.sampled_from(["global", "lane"])),
         seed=data.draw(st.integers(0, 2**64 - 1)),
         drop_last=drop_last,
-        io_threads=data.draw(st.integers(1, 3)),
+        prefetch=data.draw(st.sampled_from([1, 3, "auto"])),
         verify=data.draw(st.sampled_from(["first", "first", "always"])),
     )
     for epoch in range(2):

@@ -104,7 +104,8 @@ def test_loader_batch_larger_than_the_corpus_is_refused_or_given_whole(corpus: C
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"io_threads": 0}, {"shuffle": "full-ish"}, {"affinity": "node"}]
+    "options",
+    [{"batch_size": 0}, {"prefetch": 0}, {"prefetch": "much"}, {"shuffle": "full-ish"}, {"affinity": "node"}],
 )
 def test_loader_arguments_that_do_not_fit_are_refused(corpus: Corpus, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -119,7 +120,7 @@ def test_loader_reads_only_the_columns_asked_for(corpus: Corpus) -> None:
     assert all(
         np.array_equal(b["pair"], columns(rows)["pair"]) for b, rows in zip(found, wanted, strict=True)
     )
-    assert loader.stats.bytes_needed < Loader(corpus, 32)._reader.stored_bytes / 2
+    assert loader.stats.bytes_needed < Loader(corpus, 32)._feeds.reader.stored_bytes / 2
 
 
 def test_loader_column_that_is_not_there_is_refused_with_those_that_are(corpus: Corpus) -> None:

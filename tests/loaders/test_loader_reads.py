@@ -70,7 +70,7 @@ def test_loader_with_a_pin_cache_fetches_all_once_and_then_what_does_not_fit(
         block, index = 4 * (16 * 8 + 4), 4 * 16 + 4
         cache = NodeCache(tmp_path, shard * kept + shard // 2)
         loader = Loader(corpus, 64, columns=["row"], cache=cache, lanes=8)
-        assert loader._reader.stored_bytes == 10 * shard
+        assert loader._feeds.reader.stored_bytes == 10 * shard
         for epoch in range(3):
             assert sum(len(batch["row"]) for batch in loader) == 640
             stats = loader.stats

@@ -155,7 +155,7 @@ def test_loader_state_of_another_corpus_is_refused(corpus: Corpus) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"v": 3}, UnsupportedVersion),
+        ({"v": 4}, UnsupportedVersion),
         ({"v": None}, FormatError),
         ({"position": 10**6}, FormatError),
         ({"epoch": 1 << 62}, FormatError),

@@ -18,7 +18,8 @@ STATE = LoaderState(
 BIGGEST = replace(
     STATE, affinity="global", epoch=10**6, position=10**12, seed=2**64 - 1, group=10**4, window=10**4
 )
-V1 = {name: value for name, value in asdict(STATE).items() if name != "affinity"}
+V2 = {name: value for name, value in asdict(STATE).items() if name != "rows"}
+V1 = {name: value for name, value in V2.items() if name != "affinity"}
 
 
 @pytest.mark.parametrize("state", [STATE, BIGGEST])
@@ -46,15 +47,17 @@ def test_state_of_a_newer_version_is_refused_by_name() -> None:
         {"v": "1", **asdict(STATE)},
         {"v": True, **asdict(STATE)},
         {"v": True, **V1},
-        {"v": 1, **asdict(STATE)},
+        {"v": 1, **V2},
         {"v": 2, **V1},
-        {"v": 2, **asdict(STATE), "extra": 1},
-        {"v": 2, **asdict(STATE), "position": -1},
-        {"v": 2, **asdict(STATE), "position": 1.5},
-        {"v": 2, **asdict(STATE), "position": None},
-        {"v": 2, **asdict(STATE), "epoch": True},
-        {"v": 2, **asdict(STATE), "corpus": 5},
-        {"v": 2, **asdict(STATE), "affinity": 5},
+        {"v": 2, **asdict(STATE)},
+        {"v": 3, **V2},
+        {"v": 2, **V2, "extra": 1},
+        {"v": 2, **V2, "position": -1},
+        {"v": 2, **V2, "position": 1.5},
+        {"v": 2, **V2, "position": None},
+        {"v": 2, **V2, "epoch": True},
+        {"v": 2, **V2, "corpus": 5},
+        {"v": 2, **V2, "affinity": 5},
     ],
 )
 def test_state_that_is_none_is_refused(garbage: dict[str, Any]) -> None:

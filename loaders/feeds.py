@@ -1,0 +1,65 @@
+"""What reads for one loader in one process: its reader, the memory of its batches, and feeds over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from loaders.buffers import BatchBuffers
+from loaders.host import HostFeed, batches_ahead
+from loaders.slots import Slots
+from loaders.window import WindowFeed, slots_needed
+from policies import Order
+from tiering.cache import NodeCache
+from tiering.corpus import Corpus
+from tiering.reader import BlockReader
+
+_BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
+
+Feed = HostFeed | WindowFeed
+
+
+class Feeds:
+    """Opens feeds, one at a time; what one of them filled the next one fills again.
+
+    Args:
+        corpus, columns, cache, verify: see `BlockReader`.
+        device: ``cpu`` or ``cuda:N``.
+        threads: the most that read ahead; None for as many as help.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        columns: Sequence[str] | None,
+        cache: NodeCache | None,
+        verify: str,
+        device: str,
+        threads: int | None,
+    ) -> None:
+        self.reader = BlockReader(corpus, columns, cache, verify)
+        self._device, self._threads = device, threads
+        self._buffers: BatchBuffers | None = None
+        self._slots: Slots | None = None
+        self._made_for: tuple[Order, int] | None = None
+
+    def open(self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int) -> Feed:
+        """A feed of positions [start, stop) of some lanes, `step` positions a batch."""
+        if self._made_for is None or self._made_for[0] is not order or self._made_for[1] != step:
+            self._buffers = self._slots = None
+            self._made_for = order, step
+        if self._device != "cpu":
+            return WindowFeed(
+                order, self._device_slots(order, lanes), epoch, lanes, start, stop, self._threads
+            )
+        if self._buffers is None:
+            most = batches_ahead(order, step) + _BATCHES_KEPT
+            self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, most)
+        return HostFeed(order, self.reader, self._buffers, epoch, lanes, start, stop, step, self._threads)
+
+    def _device_slots(self, order: Order, lanes: range) -> Slots:
+        if self._slots is None:
+            from loaders.gpu import CudaSlots
+
+            self._slots = CudaSlots(self.reader, slots_needed(order, len(lanes)), self._device)
+        return self._slots

@@ -1,0 +1,55 @@
+"""Which rows of a corpus a loader hands out, and the order they come in.
+
+Invariant: the name of a subset is a function of its rows alone, so that a state fits no other subset.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from policies import Order
+from policies.order import Keep
+from tiering.corpus import Corpus
+from tiering.digest import digest
+from tiering.errors import UsageError
+from tiering.reader import BlockReader
+
+_NAME_CHARS: Final = 16
+
+Rows = Keep
+"""A bool mask, shape ``[corpus.rows]``; row numbers, ascending; or half-open ranges of them, ``[k, 2]``."""
+
+
+def make_order(corpus: Corpus, rows: Rows | None, **options: Any) -> Order:
+    """The order of some rows of a corpus; `options` are those of `Order`.
+
+    Raises:
+        UsageError: an option or `rows` does not fit.
+    """
+    try:
+        order = Order(corpus.shard_rows, block_rows=corpus.contents.block_rows, keep=rows, **options)
+    except ValueError as error:
+        raise UsageError(str(error).replace("keep", "rows")) from error
+    if not len(order):
+        raise UsageError(f"rows names none of the {corpus.rows} rows of corpus {corpus.name!r}")
+    return order
+
+
+def name_of(order: Order) -> str:
+    """What tells the rows that take part from any others; empty for all rows."""
+    if order.kept is None or len(order) == int(order.shard_rows.sum()):
+        return ""
+    parts = [memoryview(np.ascontiguousarray(part).astype("<u8")).cast("B") for part in order.kept.parts]
+    return digest(parts)[:_NAME_CHARS]
+
+
+def shards_needed(reader: BlockReader, order: Order) -> tuple[int, list[str]]:
+    """Bytes and digests of the shards that have rows which take part."""
+    shards = list(reader.shards.values())
+    if order.kept is not None:
+        before = order.kept.rank(np.concatenate([[0], np.cumsum(order.shard_rows)]))
+        chosen = np.flatnonzero(np.diff(before))
+        shards = [one.take(chosen.tolist()) for one in shards]
+    return sum(one.nbytes for one in shards), [digest for one in shards for digest in one.digests]
