@@ -119,7 +119,9 @@ class ObjectStore(Store):
 
         return self._consistent(key, fetch)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         validate(key)
         nbytes = total_bytes(buffers)
         if if_absent and nbytes > MAX_PUT_BYTES:
