@@ -26,6 +26,7 @@ from tiering.credentials import (
 )
 from tiering.errors import ConfigError, NotFound
 from tiering.keys import validate_prefix
+from tiering.stores.object_authorities import bundled_authorities
 
 DEADLINE_SECONDS = 30.0
 CONNECT_SECONDS = 5
@@ -129,6 +130,16 @@ class ObjectOptions:
         return self.options.get("verify_tls") is False
 
     @property
+    def authorities(self) -> str:
+        """Certificates in PEM that are trusted beside the machine's; empty where there are none.
+
+        Raises:
+            ConfigError: ``AWS_CA_BUNDLE`` names no file of certificates.
+        """
+        plain = str(self.options.get("endpoint_url", "")).startswith("http://")
+        return "" if self.scheme != "s3" or plain else bundled_authorities(self.tier)
+
+    @property
     def is_cloud(self) -> bool:
         """Whether this is the provider's own service, which keeps conditional writes."""
         return self.scheme != "s3" or "endpoint_url" not in self.options
@@ -141,7 +152,7 @@ class ObjectOptions:
             retries: how often a request that failed is sent anew, none of them after `silence_seconds`.
 
         Raises:
-            ConfigError: a reference that refers to nothing.
+            ConfigError: a reference that refers to nothing, or an ``AWS_CA_BUNDLE`` that does.
         """
         where = f"tier {self.tier!r}"
         names = _NAMES[self.scheme]
@@ -155,6 +166,7 @@ class ObjectOptions:
                 keys()  # a missing reference is an error here and now, in its own words
                 # A provider, because static keys would be joined by a session token of the environment.
                 extra["credential_provider"] = keys
+        trusted = {"root_certificate": pem} if (pem := self.authorities) else {}
         silence = timedelta(seconds=silence_seconds)
         make = {
             "s3": obstore.store.S3Store,
@@ -168,6 +180,7 @@ class ObjectOptions:
             client_options={
                 "allow_http": str(self.options.get("endpoint_url", "")).startswith("http://"),
                 "allow_invalid_certificates": self.skips_tls_check,
+                **trusted,
                 "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, silence_seconds)),
                 "read_timeout": silence,
                 "timeout": timedelta(
@@ -201,7 +214,7 @@ class ObjectOptions:
         return ConfigError(
             f"the certificate of {self.host} is of no authority that is trusted here",
             tier=self.tier,
-            hint="Look at endpoint_url; name the certificate of your own authority in SSL_CERT_FILE",
+            hint=f"Look at endpoint_url; name the certificate of your authority in {_trust_in(self.scheme)}",
         )
 
     def no_bucket(self) -> NotFound:
@@ -211,6 +224,10 @@ class ObjectOptions:
             tier=self.tier,
             hint="Make the bucket, or correct the url or endpoint_url of the tier",
         )
+
+
+def _trust_in(scheme: str) -> str:
+    return "AWS_CA_BUNDLE" if scheme == "s3" else "SSL_CERT_FILE"
 
 
 def _is_shown(option: str) -> bool:
@@ -233,7 +250,7 @@ def _check_endpoint(options: Options, where: str) -> None:
     if options.get("verify_tls") is False and not _is_loopback(urlsplit(url).hostname or ""):
         raise ConfigError(
             f"{where} has verify_tls = false, and its endpoint is not on loopback",
-            hint="Name the certificate of your authority in SSL_CERT_FILE and AWS_CA_BUNDLE instead",
+            hint="Name the certificate of your authority in AWS_CA_BUNDLE (gs, az: in SSL_CERT_FILE) instead",
         )
     if "endpoint_url" not in options:
         return
@@ -254,7 +271,7 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 def deadline_seconds(options: Options, where: str) -> float:

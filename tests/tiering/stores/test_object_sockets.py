@@ -21,9 +21,11 @@ from tests.conformance.test_store_contract import TRICKY_KEYS
 from tests.proxy import Exchange, Fault, Proxy, proxy
 from tests.servers import BUCKET, Endpoint
 from tiering.errors import ConfigError, Corrupt, DeadlineExceeded, NotFound
+from tiering.stores.fsspec import FsspecStore
 from tiering.stores.object import PIECE_BYTES, ObjectStore
 from tiering.stores.object_options import ObjectOptions
 from tiering.stores.object_sockets import LEAST_BYTES, Sockets
+from tiering.stores.object_uploads import abort_abandoned
 
 pytestmark = pytest.mark.usefixtures("s3_environment")
 
@@ -216,6 +218,43 @@ class TestTls:
         with proxy(moto_endpoint, server_side(other)) as relay:  # of a trusted authority, for another host
             assert self.read_by_sockets(relay.endpoint) is None
         assert relay.seen == []
+
+    def test_authority_of_aws_ca_bundle_is_trusted_for_its_own_server_alone(
+        self, moto_endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = self_signed(tmp_path / "right.pem", "127.0.0.1")
+        other = self_signed(tmp_path / "other.pem", "127.0.0.2")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(right))
+        with proxy(moto_endpoint, server_side(right)) as relay:
+            assert self.read_by_sockets(relay.endpoint) == pattern(LONG)[3:][:LEAST_BYTES]
+            url = f"s3://{BUCKET}/tls"
+            for kind in (ObjectStore, FsspecStore):
+                with kind("lake", url, relay.endpoint.options()) as store:
+                    assert store.read("k") == pattern(LONG)
+            parsed = ObjectOptions.parse("lake", url, relay.endpoint.options())
+            assert abort_abandoned(parsed) == 0
+        assert any("uploads" in request.path for request in relay.seen)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+        with proxy(moto_endpoint, server_side(other)) as relay:  # of a trusted authority, for another host
+            assert self.read_by_sockets(relay.endpoint) is None
+        assert relay.seen == []
+
+    @pytest.mark.parametrize(
+        "content", [None, "", "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"]
+    )
+    def test_bundle_of_no_certificates_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    ) -> None:
+        if content is not None:
+            (tmp_path / "pem").write_text(content)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "pem"))
+        reason = "cannot be read: No such file" if content is None else "has no certificates"
+        with (
+            ObjectStore("lake", f"s3://{BUCKET}/tls", {"endpoint_url": "https://127.0.0.1:9"}) as store,
+            pytest.raises(ConfigError, match=f"AWS_CA_BUNDLE names .*pem', which {reason}") as caught,
+        ):
+            store.stat("k")
+        assert caught.value.tier == "lake"
 
 
 def test_redirect_is_not_followed_with_the_signature(
