@@ -75,8 +75,8 @@ class ObjectOptions:
 
     - all: ``endpoint_url``, ``anonymous``, ``allow_http`` (beyond loopback), ``verify_tls`` (false on
       loopback alone), ``deadline_seconds``
-    - s3: ``region``, ``virtual_hosted_style``, ``profile``, ``access_key_id``, ``secret_access_key``,
-      ``session_token``
+    - s3: ``region``, ``virtual_hosted_style`` (the bucket before the host, where ``endpoint_url`` lacks it),
+      ``profile``, ``access_key_id``, ``secret_access_key``, ``session_token``
     - gs: ``service_account_key``
     - az: ``account_name``, ``account_key``, ``sas_token``
     """
@@ -109,6 +109,7 @@ class ObjectOptions:
         _check_names(scheme, options, where)
         check_references(options, where)
         _check_endpoint(options, where)
+        _check_style(options, parts.netloc, where)
         return cls(
             tier,
             scheme,
@@ -161,6 +162,9 @@ class ObjectOptions:
         extra: dict[str, Any] = {}
         if self.scheme == "s3":
             config.setdefault("region", "us-east-1")
+            if config.get("virtual_hosted_style_request") and (endpoint := config.get("endpoint")):
+                # obstore takes an endpoint as it is; the other clients put the bucket before it themselves.
+                config["endpoint"] = str(endpoint).replace("://", f"://{self.bucket}.", 1)
             config["disable_bulk_delete"] = True  # not every server of S3 has it
             if keys := aws_keys(self.options, where):
                 keys()  # a missing reference is an error here and now, in its own words
@@ -265,6 +269,30 @@ def _check_endpoint(options: Options, where: str) -> None:
             f"endpoint_url of {where} is {url!r}, which sends data and signatures in the clear",
             hint="Use https://, or say allow_http = true on a network you trust",
         )
+
+
+def _check_style(options: Options, bucket: str, where: str) -> None:
+    host = urlsplit(str(options.get("endpoint_url", ""))).hostname
+    if not options.get("virtual_hosted_style") or not host:
+        return
+    if host.startswith(f"{bucket}."):
+        raise ConfigError(
+            f"endpoint_url of {where} begins with the bucket, which virtual_hosted_style puts there",
+            hint=f"Write the server alone, such as {host.removeprefix(f'{bucket}.')}",
+        )
+    if _is_address(host):
+        raise ConfigError(
+            f"{where} has virtual_hosted_style = true, and its endpoint {host} is an address",
+            hint="Write the name of the server, or leave virtual_hosted_style out",
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:
