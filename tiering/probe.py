@@ -51,6 +51,8 @@ def probe(tier: Tier) -> list[Check]:
             told = f"{strays.count}, {format_bytes(strays.nbytes)}, perhaps of writers that live elsewhere"
             told += f"; when nobody writes here: {strays.command}"
             checks.append(Check(f"{what}: unfinished writes", "optional", told))
+        if strays.unlisted:
+            checks.append(Check(f"{what}: unfinished writes", "optional", strays.unlisted))
     except TieringError as error:
         return [Check(what, "bad", str(error))]
     if tier.read_only:

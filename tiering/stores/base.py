@@ -82,6 +82,8 @@ class Strays:
     nbytes: int = 0
     command: str = ""
     """Removes those of more than a day, once it is known that nobody writes."""
+    unlisted: str = ""
+    """What can leave unfinished writes here that nothing can list, and what ends them; mostly empty."""
 
 
 class Store(ABC):
