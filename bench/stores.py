@@ -5,20 +5,25 @@ with fdatasync, both into preallocated room of a new file; that of a block's wri
 fdatasync into an image that is there; that of a cold read the better of the two ways into warm huge pages.
 Each ratio is the median over the rounds of the tier's speed by its bound's in the same round. Beside it
 stands what a block volume's safety costs by itself: ``raw_block_write_flushes`` makes the same syncs, each
-waiting for the one before (data, header, commit). ``shares`` says how much of the throughput the digest and
-the checksums take: of the same work with and without them. The tiers also sync names and check lengths, and
-the first transfers of a process, which find out which way is faster, are made before the clock runs. TMPDIR
-chooses the disk.
+waiting for the one before (data, header, commit).
+
+``file_write`` and ``block_write`` are the bare stores; a block tier hashes what it is given unless the caller
+knows the digest (``block_write_known``), as moves, ingests and repairs do. ``file_put`` and ``block_put`` are
+what these cost on a tier: the write and the read back with its digest, by the same raw write and raw read one
+after the other, neither hashed. ``shares`` says how much of the throughput the digest and the checksums take:
+of the same work with and without them. The tiers also sync names and check lengths, and the first transfers
+of a process, which find out which way is faster, are made before the clock runs. TMPDIR chooses the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,12 +31,12 @@ from statistics import median
 import numpy as np
 
 from tiering.digest import crc32c, digest
-from tiering.stores import block_stream, direct
+from tiering.stores import direct
 from tiering.stores.base import Store
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.file import FileStore
 from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer
-from tiering.transfer import read_verified
+from tiering.transfer import put_verified, read_verified
 
 SHARD_BYTES, BLOCK_BYTES, ROUNDS, WARM_UPS, RANDOM_READS = 64 << 20, 1 << 20, 15, 6, 300
 
@@ -41,6 +46,9 @@ BOUNDS = {
     "file_read": READS,
     "file_read_into": READS,
     "block_write": ("raw_block_write",),
+    "block_write_known": ("raw_block_write",),
+    "file_put": ("raw_put_buffered", "raw_put_direct"),
+    "block_put": ("raw_block_put",),
     "block_write_changeable": ("raw_block_write",),
     "raw_block_write_flushes": ("raw_block_write",),
     "block_read": READS,
@@ -48,7 +56,7 @@ BOUNDS = {
     "block_random_1mib": ("raw_random_1mib",),
 }
 SHARES = {
-    "digest_of_block_write": ("block_write", "block_write_undigested"),
+    "digest_of_block_write": ("block_write", "block_write_known"),
     "digest_of_file_read": ("file_read_digested", "file_read"),
     "crc_of_random_1mib": ("block_random_1mib_checked", "block_random_1mib"),
 }
@@ -120,6 +128,7 @@ def run() -> dict[str, object]:
         for _ in range(ROUNDS):
             measure_writes(bench)
             measure_reads(bench)
+            measure_puts(bench)
             for store in (bench.files, bench.blocks):
                 store.delete("new")
         measure_blocks(bench)
@@ -168,10 +177,24 @@ def measure_writes(bench: Bench) -> None:
     time_("block_write", lambda: blocks.write("new", [shard]))
     blocks.delete("new")
     time_("raw_block_write_flushes", lambda: overwrite_raw(bench, flushes=True))
-    with undigested():
-        time_("block_write_undigested", lambda: blocks.write("new", [shard]))
+    time_("block_write_known", lambda: blocks.write("new", [shard], digest=bench.name))
     blocks.delete("new")
     time_("block_write_changeable", lambda: blocks.write("new", [changeable]))
+
+
+def measure_puts(bench: Bench) -> None:
+    """One round of what a move does to its target: write, and read back."""
+    shard, time_ = bench.shard, bench.clock.time
+    buffered, straight = bench.folder / "buffered", bench.folder / "direct"
+    for path in (buffered, straight):
+        path.unlink(missing_ok=True)
+    for store in (bench.files, bench.blocks):
+        store.delete("new")
+    time_("raw_put_buffered", lambda: put_raw(bench, buffered, 0))
+    time_("raw_put_direct", lambda: put_raw(bench, straight, os.O_DIRECT))
+    time_("file_put", lambda: put_verified(bench.files, "new", [shard], SHARD_BYTES, bench.name))
+    time_("raw_block_put", lambda: (overwrite_raw(bench), fill(bench.image, bench.target)))
+    time_("block_put", lambda: put_verified(bench.blocks, "new", [shard], SHARD_BYTES, bench.name))
 
 
 def measure_reads(bench: Bench) -> None:
@@ -192,50 +215,34 @@ def measure_reads(bench: Bench) -> None:
 
 
 def measure_blocks(bench: Bench) -> None:
-    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, in turns.
+    """Random reads of 1 MiB at multiples of it, by the tier and by the raw call, both past the page cache.
 
-    Each at a place of its own: what was just read may be in a cache below.
+    Each at a place of its own, for what was just read may be in a cache below; in every order equally often,
+    and each behind a raw read that is not counted, for a disk that has just had none takes longer.
     """
-    dice, blocks, time_ = random.Random(7), bench.blocks, bench.clock.time
+    dice, blocks = random.Random(7), bench.blocks
     extent = blocks.locate("k")
     block = bench.target[:BLOCK_BYTES]
-    blocks_in_shard = SHARD_BYTES // BLOCK_BYTES
     fd = os.open(extent.path, os.O_RDONLY | os.O_DIRECT)
 
     def checked(offset: int) -> None:
         blocks.read_into("k", offset, block)
         crc32c(block)
 
+    ways: Mapping[str, Callable[[int], object]] = {
+        "raw_random_1mib": lambda at: os.preadv(fd, [block], extent.offset + at),
+        "block_random_1mib": lambda at: blocks.read_into("k", at, block),
+        "block_random_1mib_checked": checked,
+    }
+    orders = itertools.cycle(itertools.permutations(ways))
     try:
         for _ in range(RANDOM_READS):
-            raw, at, checked_at = (place * BLOCK_BYTES for place in dice.sample(range(blocks_in_shard), 3))
-            time_("raw_random_1mib", lambda at=raw: os.preadv(fd, [block], extent.offset + at), BLOCK_BYTES)  # type: ignore[misc]
-            time_("block_random_1mib", lambda at=at: blocks.read_into("k", at, block), BLOCK_BYTES)  # type: ignore[misc]
-            time_("block_random_1mib_checked", lambda at=checked_at: checked(at), BLOCK_BYTES)  # type: ignore[misc]
+            places = [place * BLOCK_BYTES for place in dice.sample(range(SHARD_BYTES // BLOCK_BYTES), 6)]
+            for name, before, at in zip(next(orders), places[::2], places[1::2], strict=True):
+                ways["raw_random_1mib"](before)
+                bench.clock.time(name, lambda name=name, at=at: ways[name](at), BLOCK_BYTES)  # type: ignore[misc]
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def undigested() -> Iterator[None]:
-    """Block writes without their digest: never to be done but to see what it costs."""
-
-    class Nothing:
-        def __init__(self, threads: int = 1) -> None:
-            pass
-
-        def update(self, data: memoryview) -> None:
-            pass
-
-        def hexdigest(self) -> str:
-            return "0" * 64
-
-    real = block_stream.Hasher
-    block_stream.Hasher = Nothing  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        block_stream.Hasher = real  # type: ignore[misc]
 
 
 def located(store: Store, key: str) -> Path:
@@ -267,12 +274,23 @@ def overwrite_raw(bench: Bench, *, flushes: bool = False) -> None:
         os.fdatasync(bench.log)
 
 
+def put_raw(bench: Bench, path: Path, flags: int) -> None:
+    """A write and the read back."""
+    write_raw(path, bench.shard, flags)
+    read_raw(path, bench.target, flags)
+
+
 def read_raw(path: Path, target: memoryview, flags: int) -> None:
     """The same for a read."""
     fd = os.open(path, os.O_RDONLY | flags)
+    fill(fd, target)
+    os.close(fd)
+
+
+def fill(fd: int, target: memoryview) -> None:
+    """Read the first bytes of an open file."""
     for start in range(0, target.nbytes, PIECE_BYTES):
         os.preadv(fd, [target[start : start + PIECE_BYTES]], start)
-    os.close(fd)
 
 
 def forget(path: Path) -> None:

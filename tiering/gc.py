@@ -19,6 +19,7 @@ from tiering.claim import Claim, claimed, claims
 from tiering.digest import digest
 from tiering.errors import Conflict, TieringError, UsageError
 from tiering.keys import INTERNAL
+from tiering.probe_keys import abandoned
 from tiering.process import ProcessId
 from tiering.reservation import reservations
 from tiering.stores.base import ObjectInfo, Store, Strays
@@ -79,7 +80,7 @@ def gc(
 
     Args:
         tier: where.
-        names: of corpora; by default all, and dead reservations.
+        names: of corpora; by default all, dead reservations, and what killed probes of the tier left.
         older_than_seconds: leave younger objects alone. A killed ingest or move that is run again goes on
             from what it left: so long it is given for that. Where the store does not tell the age of an
             object, it is deleted only for 0.
@@ -113,6 +114,7 @@ def gc(
             kept.append((name, error.message))
     if names is None:
         found += _reservations(store, dry_run=dry_run)
+        found += _probes(store, limits.now_seconds, dry_run=dry_run)
     if not dry_run:
         unfinished += store.sweep(INTERNAL)
     return GcReport(tuple(found), tuple(kept), unfinished, store.strays())
@@ -215,3 +217,10 @@ def _reservations(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
         if not dry_run:
             store.delete(info.key)
         yield Garbage(info.key, info.nbytes, "dead reservation")
+
+
+def _probes(store: Store, now_seconds: float, *, dry_run: bool) -> Iterator[Garbage]:
+    for info in list(abandoned(store, now_seconds)):
+        if not dry_run:
+            store.delete(info.key)
+        yield Garbage(info.key, info.nbytes, "probe of a dead process")

@@ -1,14 +1,14 @@
 """What a tier can do, found out by doing it: writes, ranges, conditional create, listing, and how fast.
 
 Invariant: everything happens below ``.tiering/probe/`` under a name of its own and is removed again, whatever
-goes wrong. A read-only tier is only read. What is missing is said in words of what it means to a user.
+goes wrong; what a killed one left goes with the next. A read-only tier is only read. What is missing is said
+in words of what it means to a user.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from typing import Final, Literal
 from dask.utils import format_bytes
 
 from tiering.errors import Conflict, Corrupt, NotFound, TieringError, UsageError
-from tiering.keys import INTERNAL
+from tiering.probe_keys import PROBES, abandoned, probe_key
 from tiering.stores.base import Store
 from tiering.tier import Tier
 
@@ -51,10 +51,13 @@ def probe(tier: Tier) -> list[Check]:
             told = f"{strays.count}, {format_bytes(strays.nbytes)}, perhaps of writers that live elsewhere"
             told += f"; when nobody writes here: {strays.command}"
             checks.append(Check(f"{what}: unfinished writes", "optional", told))
+        if strays.unlisted:
+            checks.append(Check(f"{what}: unfinished writes", "optional", strays.unlisted))
     except TieringError as error:
         return [Check(what, "bad", str(error))]
     if tier.read_only:
         return [*checks, Check(f"{what}: writing", "optional", "opened read_only: it was only listed")]
+    checks += _tidied(what, store)
     with _scratch(store) as key:
         for name, attempt in _ATTEMPTS.items():
             checks.append(_try(f"{what}: {name}", attempt, store, key))
@@ -63,9 +66,20 @@ def probe(tier: Tier) -> list[Check]:
     return checks
 
 
+def _tidied(what: str, store: Store) -> list[Check]:
+    """Remove what killed probes left; a check that says so, where there was any."""
+    try:
+        left = list(abandoned(store, time.time()))
+        for info in left:
+            store.delete(info.key)
+    except TieringError as error:
+        return [Check(f"{what}: earlier probes", "bad", str(error))]
+    return [Check(f"{what}: earlier probes", "ok", f"{len(left)} removed that were killed")] if left else []
+
+
 @contextlib.contextmanager
 def _scratch(store: Store) -> Iterator[str]:
-    key = f"{INTERNAL}/probe/{secrets.token_hex(8)}"
+    key = probe_key()
     try:
         yield key
     finally:
@@ -98,7 +112,7 @@ def _range(store: Store, key: str) -> tuple[Verdict, str]:
 
 
 def _listing(store: Store, key: str) -> tuple[Verdict, str]:
-    if [info.key for info in store.list(f"{INTERNAL}/probe")].count(key) != 1:
+    if [info.key for info in store.list(PROBES)].count(key) != 1:
         return "bad", "a new object is not listed at once: moves would not find what is there"
     return "ok", "new objects are listed at once"
 

@@ -314,7 +314,7 @@ class BlockReader:
             with state.lock:
                 if state.cached is None:
                     state.cached = self.cache.get(
-                        state.shard.digest, state.shard.nbytes, lambda: [self._whole(state)]
+                        state.shard.digest, state.shard.nbytes, lambda: [self._whole(state)], verified=True
                     )
         return bool(state.cached)
 

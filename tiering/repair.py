@@ -235,11 +235,12 @@ def _put_back(store: Store, name: str, key: str, good: Buffer, expected: str) ->
         # The medium gives these bytes no more. If it is the tier that is away, the write fails too.
         log.warning("%s/%s on tier %s cannot be put aside: %s", name, key, store.name, error)
         bad = b""
-    if bad and digest(bad) == expected:  # somebody else was faster
-        return
     if bad:
-        aside = f"{name}/{INTERNAL}/quarantine/{digest(bad)}"
-        if not is_verified(store, aside, len(bad), digest(bad)):
+        found = digest(bad)
+        if found == expected:  # somebody else was faster
+            return
+        aside = f"{name}/{INTERNAL}/quarantine/{found}"
+        if not is_verified(store, aside, len(bad), found):
             store.write(aside, [bad])
     write_verified(store, f"{name}/{key}", [good], len(good), expected)
 

@@ -114,7 +114,7 @@ def write_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: in
     Raises:
         Corrupt: what was read back differs from what was written.
     """
-    store.write(key, buffers)
+    store.write(key, buffers, digest=expected)
     if not is_verified(store, key, nbytes, expected):
         raise Corrupt(
             "read back other bytes than were written",

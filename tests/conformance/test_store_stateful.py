@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.conformance.conftest import UNCONDITIONAL, params
+from tiering.digest import digest
 from tiering.errors import TieringError
 from tiering.stores.base import Store
 from tiering.stores.memory import MemoryStore
@@ -71,10 +72,11 @@ class StoreMachine(RuleBasedStateMachine):
     def step(self) -> None:
         self.steps["made"] += 1
 
-    @rule(key=KEYS, buffers=BUFFERS, if_absent=st.booleans())
-    def write(self, key: str, buffers: list[bytes], if_absent: bool) -> None:
+    @rule(key=KEYS, buffers=BUFFERS, if_absent=st.booleans(), known=st.booleans())
+    def write(self, key: str, buffers: list[bytes], if_absent: bool, known: bool) -> None:
         if_absent = if_absent and self.store.name not in UNCONDITIONAL
-        self.same(lambda store: size_of(store.write(key, buffers, if_absent=if_absent)))
+        name = digest(buffers) if known else None
+        self.same(lambda store: size_of(store.write(key, buffers, if_absent=if_absent, digest=name)))
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:

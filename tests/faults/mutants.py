@@ -43,7 +43,9 @@ def folder_not_synced() -> None:
 
 
 def written_in_place() -> None:
-    def write(self: FileStore, key: str, buffers: Any, *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self: FileStore, key: str, buffers: Any, *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

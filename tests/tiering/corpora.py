@@ -76,9 +76,11 @@ class Killed(Wrapper):
         super().__init__(inner)
         self.left = changes
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self._step()
-        return super().write(key, buffers, if_absent=if_absent)
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
     def delete(self, key: str) -> None:
         self._step()

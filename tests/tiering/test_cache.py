@@ -135,6 +135,14 @@ def test_cache_refuses_bytes_of_another_digest(make: Make) -> None:
     assert put(nodes, 1)
 
 
+def test_cache_hashes_nothing_that_was_verified_when_it_was_fetched(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(cache, "digest")
+    assert make(1).get(name_of(1), NBYTES, lambda: [shard(1)], verified=True)
+    assert content(make(1), 1) == shard(1)
+
+
 def test_cache_read_of_what_is_not_there_is_not_found(make: Make) -> None:
     with pytest.raises(NotFound):
         content(make(1), 1)

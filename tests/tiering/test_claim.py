@@ -44,7 +44,9 @@ def test_claim_ends_after_an_error_and_the_error_is_told(memory: Tier) -> None:
 
 
 class NoWrites(Wrapper):
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         raise Unavailable("the tier is away")
 
 
@@ -118,7 +120,9 @@ class Flipping(Wrapper):
         super().__init__(inner)
         self.times = times
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         data = bytearray().join(buffers)
         if self.times:
             self.times -= 1
@@ -150,11 +154,13 @@ class Late(Wrapper):
         super().__init__(inner)  # type: ignore[arg-type]
         self.between = between
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         between, self.between = self.between, None
         if between:
             between()  # type: ignore[operator]
-        return super().write(key, buffers, if_absent=if_absent)
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
 
 def test_claim_with_a_number_that_was_given_and_taken_away_meanwhile_is_given_back(memory: Tier) -> None:

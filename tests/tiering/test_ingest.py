@@ -283,9 +283,11 @@ class Watched(Wrapper):
         super().__init__(inner)
         self.written: list[str] = []
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self.written.append(key)
-        return super().write(key, buffers, if_absent=if_absent)
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
 
 def test_ingest_of_what_lies_in_memory_is_written_from_here(lake: Tier, cluster: Client) -> None:
@@ -378,13 +380,15 @@ def test_ingest_twice_at_once_of_the_same_content_makes_one_corpus(lake: Tier) -
 
 def test_ingest_beside_one_of_the_same_content_in_this_process_is_locked(lake: Tier) -> None:
     class Second(Wrapper):
-        def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        def write(
+            self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+        ) -> ObjectInfo:
             if key.startswith("web/tokens/c/0"):
                 with pytest.raises(Locked):
                     small(open_tier(lake.url, "again"))
                 with pytest.raises(Conflict):
                     small(open_tier(lake.url, "again"), seed=7)
-            return super().write(key, buffers, if_absent=if_absent)
+            return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
     with wrapped(lake, Second(lake.store)):
         assert verify(small(lake)).ok

@@ -329,12 +329,14 @@ class Full(Wrapper):
         super().__init__(inner)
         self.room = room
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         if not self.exists(key):
             if self.room <= 0:
                 raise CapacityExceeded("no room", tier=self.name, key=key)
             self.room -= 1
-        return super().write(key, buffers, if_absent=if_absent)
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
     def delete(self, key: str) -> None:
         self.room += self.exists(key)

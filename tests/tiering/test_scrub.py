@@ -188,7 +188,9 @@ def test_heal_on_a_full_or_sick_tier_still_hands_out_the_good_bytes(
     copies: Corpus, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Sick(Wrapper):
-        def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+        def write(
+            self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+        ) -> ObjectInfo:
             raise error
 
     disk, key = copies.tier, shard_keys(copies)[2]
@@ -232,9 +234,11 @@ class BadSector(Wrapper):
         self._look(key)
         super().read_into(key, offset, buffer)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self.bad = tuple(one for one in self.bad if one != key)
-        return super().write(key, buffers, if_absent=if_absent)
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
 
     def _look(self, key: str) -> None:
         if key in self.bad:

@@ -9,9 +9,10 @@ import pytest
 from tests.conformance.patterns import pattern
 from tests.tiering.corpora import flip
 from tiering import Tier
-from tiering.digest import Buffer, digest
+from tiering.digest import Buffer, Hasher, digest
 from tiering.errors import Corrupt, NotFound
 from tiering.stores.base import ObjectInfo
+from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.file import FileStore
 from tiering.stores.pages import PIECE_BYTES
 from tiering.stores.wrappers import Wrapper
@@ -24,7 +25,9 @@ NAME = digest(DATA)
 class Lying(Wrapper):
     """Stores other bytes than it is given."""
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         return super().write(key, [b"x" * sum(map(len, buffers))], if_absent=if_absent)
 
 
@@ -81,6 +84,48 @@ def test_copy_of_a_damaged_or_missing_source_writes_nothing(memory: Tier, lake: 
 
 
 LARGE = pattern(2 * PIECE_BYTES + 5)
+
+
+def test_copy_hashes_each_byte_once_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    real = Hasher.update
+
+    def update(self: Hasher, data: Buffer) -> None:
+        hashed.append(len(data))
+        real(self, data)
+
+    format_volume(tmp_path / "a.img", 8 * PIECE_BYTES)
+    name = digest(LARGE)
+    monkeypatch.setattr(Hasher, "update", update)
+    with BlockStore("block", tmp_path / "a.img") as block:
+        file = FileStore("file", tmp_path / "b")
+        assert put_verified(file, "k", [LARGE], len(LARGE), name) == "moved"
+        assert sum(hashed) == len(LARGE)  # read back
+        assert copy_verified(file, block, "k", len(LARGE), name) == "moved"
+        assert sum(hashed) == 3 * len(LARGE)
+        file.delete("k")
+        assert copy_verified(block, file, "k", len(LARGE), name) == "moved"
+        assert sum(hashed) == 5 * len(LARGE)
+        assert block.check() == []
+
+
+def test_copy_to_a_block_volume_that_changes_a_bit_is_corrupt(tmp_path: Path, memory: Tier) -> None:
+    class Flipping(Wrapper):
+        def write(
+            self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+        ) -> ObjectInfo:
+            data = bytearray().join(buffers)
+            data[3] ^= 1
+            return super().write(key, [data], if_absent=if_absent, digest=digest)
+
+    memory.store.write("k", [DATA])
+    format_volume(tmp_path / "a.img", 1 << 20)
+    with BlockStore("block", tmp_path / "a.img") as block:
+        with pytest.raises(Corrupt, match="read back other bytes than were written"):
+            copy_verified(memory.store, Flipping(block), "k", len(DATA), NAME)
+        assert [problem.key for problem in block.check()] == ["k"]
+        assert copy_verified(memory.store, block, "k", len(DATA), NAME) == "moved"
+        assert block.check() == []
 
 
 def test_large_object_is_verified_piece_by_piece(tmp_path: Path) -> None:

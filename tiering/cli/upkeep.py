@@ -85,6 +85,8 @@ def gc_command(
             " writers may live on other machines. When nobody writes here:\n"
             f"  {escape(report.strays.command)}"
         )
+    if report.strays.unlisted:
+        text.append(escape(report.strays.unlisted))
     document = {
         "ok": True,
         "dry_run": dry_run,

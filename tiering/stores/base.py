@@ -85,6 +85,8 @@ class Strays:
     nbytes: int = 0
     command: str = ""
     """Removes those of more than a day, once it is known that nobody writes."""
+    unlisted: str = ""
+    """What can leave unfinished writes here that nothing can list, and what ends them; mostly empty."""
 
 
 class Store(ABC):
@@ -101,10 +103,16 @@ class Store(ABC):
         """Fill the whole of `buffer` (writable, contiguous, format ``B``) with bytes from `offset` on."""
 
     @abstractmethod
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         """Make `key` hold the concatenation of `buffers`, which nobody changes until the call returns.
 
         With `if_absent`, exactly one of any number of racing writers succeeds; the others get `Conflict`.
+
+        `digest` is the BLAKE3 of these bytes, from a caller who has just computed or checked it: a store
+        that records one then need not hash them. Nobody believes it any longer than until the bytes are read
+        back, so whoever gives one reads them back (`tiering.transfer`).
         """
 
     @abstractmethod

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
 
-from tiering.digest import Buffer
+from tiering.digest import Buffer, check_digest_form
 from tiering.errors import Conflict, UsageError
 from tiering.keys import validate, validate_prefix
 from tiering.stores.base import Extent, ObjectInfo, Store, check_range
@@ -60,8 +60,11 @@ class BlockStore(Volume, Store):
             self._read_entry(entry, 0, memoryview(buffer))
             return buffer
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         validate(key)
+        known = None if digest is None else check_digest_form(digest, "the digest given")
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         nbytes = sum(view.nbytes for view in views)
         with self._typed(key), self._writing(key):
@@ -70,7 +73,7 @@ class BlockStore(Volume, Store):
                     raise Conflict("object exists already", tier=self.name, key=key)
             for attempt in range(1, _ATTEMPTS + 1):
                 with contextlib.suppress(*[BadPagesError] if attempt < _ATTEMPTS else []):
-                    entry, old = self._place(key, views, nbytes)
+                    entry, old = self._place(key, views, nbytes, known)
                     break
             if old:
                 self._bury(old.offset, old.span)

@@ -93,10 +93,14 @@ class Medium:
                     copy(buffer[done : done + take], bounce[skip : skip + take])
                     done += take
 
-    def write(self, offset: int, buffers: Iterable[Buffer]) -> str:
+    def write(self, offset: int, buffers: Iterable[Buffer]) -> None:
+        """Write pages, the last padded with zeros; durable only after `flush`."""
+        self.write_data(offset, buffers, known="")
+
+    def write_data(self, offset: int, buffers: Iterable[Buffer], known: str | None) -> str:
         """Like `write_hashed`; durable only after `flush`."""
         with self._using() as fd:
-            return write_hashed(self.helpers, fd, offset, buffers)
+            return write_hashed(self.helpers, fd, offset, buffers, known)
 
     def bad_runs(self, offset: int, nbytes: int) -> list[tuple[int, int]]:
         """Zero ``[offset, offset + nbytes)`` and return the (offset, length) runs of pages that refuse it."""

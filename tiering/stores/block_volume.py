@@ -148,14 +148,19 @@ class Volume:
                 raise Unavailable("an earlier write failed half-way", tier=self.name, key=key, hint=hint)
             yield
 
-    def _place(self, key: str, views: Sequence[memoryview], nbytes: int) -> tuple[Entry, Entry | None]:
-        """Write an object and publish it; returns it and the one that it replaced, now doomed."""
+    def _place(
+        self, key: str, views: Sequence[memoryview], nbytes: int, known: str | None
+    ) -> tuple[Entry, Entry | None]:
+        """Write an object and publish it; returns it and the one that it replaced, now doomed.
+
+        `known` is the digest of its data, where somebody has hashed them.
+        """
         with self._lock:
             generation = self._next_generation()
             offset = self._take(key, nbytes)
         dooming = self._medium.helpers.start(self._doom, offset, span_of(nbytes))
         try:
-            digest = self._medium.write(offset + PAGE_BYTES, views)
+            digest = self._medium.write_data(offset + PAGE_BYTES, views, known)
             self._medium.flush()
             dooming.result()  # a header that is not doomed yet must not be there
             entry = Entry(key, offset, nbytes, generation, digest)

@@ -86,7 +86,9 @@ class Encrypted(Wrapper):
                 return data
         raise self._overwritten(key)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self._refuse_reserved(key)
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         nbytes = total_bytes(views)
@@ -94,6 +96,7 @@ class Encrypted(Wrapper):
         corpus_key = self.keys.for_writing(scope_of(key), again=if_absent)
         with self._pool.lend(frames.stored_bytes(nbytes)) as out:
             sealed = frames.seal(key, corpus_key, views, out)
+            # Without `digest`, which is the plaintext's: the store below makes its own of what it gets.
             info = self.inner.write(key, [out], if_absent=if_absent)
         self._remember(key, sealed)
         self.keys.written(key)

@@ -105,7 +105,9 @@ class FileStore(Store):
 
         return self._with_file(key, fill)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         segments = _segments(key)
         if is_foreign(segments[-1]):
             raise UsageError("NFS calls removed files so", tier=self.name, key=key, hint="Use another name")

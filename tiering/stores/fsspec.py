@@ -102,7 +102,9 @@ class FsspecStore(Store):
             raise self._short(key, len(data), nbytes)
         return bytearray(data)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         path = self._path(key)
         self._check_writable(key, if_absent=if_absent)
         if if_absent:

@@ -39,7 +39,9 @@ class MemoryStore(Store):
     def read(self, key: str) -> bytearray:
         return bytearray(self._get(key)[0])
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         validate(key)
         nbytes = total_bytes(buffers)
         reserved_bytes = self._reserve(key, nbytes, if_absent=if_absent)

@@ -33,7 +33,7 @@ from tiering.credentials import Options
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, Unavailable, UsageError
 from tiering.keys import validate, validate_prefix
-from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.base import ObjectInfo, Store, Strays, check_range, total_bytes
 from tiering.stores.object_conditional import ConditionalCreate
 from tiering.stores.object_errors import (
     OverwrittenError,
@@ -44,7 +44,12 @@ from tiering.stores.object_errors import (
 )
 from tiering.stores.object_options import ObjectOptions
 from tiering.stores.object_sockets import Answer, MissingError, Sockets
-from tiering.stores.object_uploads import ABANDONED_SECONDS, abort_abandoned, sweep_uploads
+from tiering.stores.object_uploads import (
+    ABANDONED_SECONDS,
+    abort_abandoned,
+    sweep_uploads,
+    unlisted_uploads,
+)
 from tiering.stores.pages import new_buffer
 
 PIECE_BYTES = 8 << 20
@@ -119,7 +124,9 @@ class ObjectStore(Store):
 
         return self._consistent(key, fetch)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         validate(key)
         nbytes = total_bytes(buffers)
         if if_absent and nbytes > MAX_PUT_BYTES:
@@ -204,6 +211,9 @@ class ObjectStore(Store):
 
     def sweep(self, prefix: str = "") -> int:
         return sweep_uploads(self._options, validate_prefix(prefix))
+
+    def strays(self) -> Strays:
+        return Strays(unlisted=unlisted_uploads(self._options))
 
     def abort_uploads(self, prefix: str = "", older_than_seconds: float = ABANDONED_SECONDS) -> int:
         """Abort multipart uploads below `prefix` that were begun longer ago; returns how many."""

@@ -7,19 +7,15 @@ writers would then publish over each other.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable
 
 from tiering.errors import Conflict, UsageError
-from tiering.keys import INTERNAL
-
-PROBES = f"{INTERNAL}/probe"
-"""The folder of a tier where probes write their temporary objects."""
+from tiering.probe_keys import probe_key
 
 
 class ConditionalCreate:
-    """Asks once, with two small writes and a delete below `PROBES`, and remembers the answer.
+    """Asks once, with two small writes and a delete of a `probe_key`, and remembers the answer.
 
     Args:
         tier: its name, for messages.
@@ -56,7 +52,7 @@ class ConditionalCreate:
             )
 
     def _ask(self) -> bool:
-        key = f"{PROBES}/{secrets.token_hex(8)}"
+        key = probe_key()
         self._create(key)
         try:
             self._create(key)

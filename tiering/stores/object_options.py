@@ -26,6 +26,7 @@ from tiering.credentials import (
 )
 from tiering.errors import ConfigError, NotFound
 from tiering.keys import validate_prefix
+from tiering.stores.object_authorities import bundled_authorities
 
 DEADLINE_SECONDS = 30.0
 CONNECT_SECONDS = 5
@@ -74,8 +75,8 @@ class ObjectOptions:
 
     - all: ``endpoint_url``, ``anonymous``, ``allow_http`` (beyond loopback), ``verify_tls`` (false on
       loopback alone), ``deadline_seconds``
-    - s3: ``region``, ``virtual_hosted_style``, ``profile``, ``access_key_id``, ``secret_access_key``,
-      ``session_token``
+    - s3: ``region``, ``virtual_hosted_style`` (the bucket before the host, where ``endpoint_url`` lacks it),
+      ``profile``, ``access_key_id``, ``secret_access_key``, ``session_token``
     - gs: ``service_account_key``
     - az: ``account_name``, ``account_key``, ``sas_token``
     """
@@ -108,6 +109,7 @@ class ObjectOptions:
         _check_names(scheme, options, where)
         check_references(options, where)
         _check_endpoint(options, where)
+        _check_style(options, parts.netloc, where)
         return cls(
             tier,
             scheme,
@@ -129,6 +131,16 @@ class ObjectOptions:
         return self.options.get("verify_tls") is False
 
     @property
+    def authorities(self) -> str:
+        """Certificates in PEM that are trusted beside the machine's; empty where there are none.
+
+        Raises:
+            ConfigError: ``AWS_CA_BUNDLE`` names no file of certificates.
+        """
+        plain = str(self.options.get("endpoint_url", "")).startswith("http://")
+        return "" if self.scheme != "s3" or plain else bundled_authorities(self.tier)
+
+    @property
     def is_cloud(self) -> bool:
         """Whether this is the provider's own service, which keeps conditional writes."""
         return self.scheme != "s3" or "endpoint_url" not in self.options
@@ -141,7 +153,7 @@ class ObjectOptions:
             retries: how often a request that failed is sent anew, none of them after `silence_seconds`.
 
         Raises:
-            ConfigError: a reference that refers to nothing.
+            ConfigError: a reference that refers to nothing, or an ``AWS_CA_BUNDLE`` that does.
         """
         where = f"tier {self.tier!r}"
         names = _NAMES[self.scheme]
@@ -150,11 +162,15 @@ class ObjectOptions:
         extra: dict[str, Any] = {}
         if self.scheme == "s3":
             config.setdefault("region", "us-east-1")
+            if config.get("virtual_hosted_style_request") and (endpoint := config.get("endpoint")):
+                # obstore takes an endpoint as it is; the other clients put the bucket before it themselves.
+                config["endpoint"] = str(endpoint).replace("://", f"://{self.bucket}.", 1)
             config["disable_bulk_delete"] = True  # not every server of S3 has it
             if keys := aws_keys(self.options, where):
                 keys()  # a missing reference is an error here and now, in its own words
                 # A provider, because static keys would be joined by a session token of the environment.
                 extra["credential_provider"] = keys
+        trusted = {"root_certificate": pem} if (pem := self.authorities) else {}
         silence = timedelta(seconds=silence_seconds)
         make = {
             "s3": obstore.store.S3Store,
@@ -168,6 +184,7 @@ class ObjectOptions:
             client_options={
                 "allow_http": str(self.options.get("endpoint_url", "")).startswith("http://"),
                 "allow_invalid_certificates": self.skips_tls_check,
+                **trusted,
                 "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, silence_seconds)),
                 "read_timeout": silence,
                 "timeout": timedelta(
@@ -201,7 +218,7 @@ class ObjectOptions:
         return ConfigError(
             f"the certificate of {self.host} is of no authority that is trusted here",
             tier=self.tier,
-            hint="Look at endpoint_url; name the certificate of your own authority in SSL_CERT_FILE",
+            hint=f"Look at endpoint_url; name the certificate of your authority in {_trust_in(self.scheme)}",
         )
 
     def no_bucket(self) -> NotFound:
@@ -211,6 +228,10 @@ class ObjectOptions:
             tier=self.tier,
             hint="Make the bucket, or correct the url or endpoint_url of the tier",
         )
+
+
+def _trust_in(scheme: str) -> str:
+    return "AWS_CA_BUNDLE" if scheme == "s3" else "SSL_CERT_FILE"
 
 
 def _is_shown(option: str) -> bool:
@@ -233,7 +254,7 @@ def _check_endpoint(options: Options, where: str) -> None:
     if options.get("verify_tls") is False and not _is_loopback(urlsplit(url).hostname or ""):
         raise ConfigError(
             f"{where} has verify_tls = false, and its endpoint is not on loopback",
-            hint="Name the certificate of your authority in SSL_CERT_FILE and AWS_CA_BUNDLE instead",
+            hint="Name the certificate of your authority in AWS_CA_BUNDLE (gs, az: in SSL_CERT_FILE) instead",
         )
     if "endpoint_url" not in options:
         return
@@ -250,11 +271,35 @@ def _check_endpoint(options: Options, where: str) -> None:
         )
 
 
+def _check_style(options: Options, bucket: str, where: str) -> None:
+    host = urlsplit(str(options.get("endpoint_url", ""))).hostname
+    if not options.get("virtual_hosted_style") or not host:
+        return
+    if host.startswith(f"{bucket}."):
+        raise ConfigError(
+            f"endpoint_url of {where} begins with the bucket, which virtual_hosted_style puts there",
+            hint=f"Write the server alone, such as {host.removeprefix(f'{bucket}.')}",
+        )
+    if _is_address(host):
+        raise ConfigError(
+            f"{where} has virtual_hosted_style = true, and its endpoint {host} is an address",
+            hint="Write the name of the server, or leave virtual_hosted_style out",
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 def deadline_seconds(options: Options, where: str) -> float:

@@ -204,6 +204,8 @@ class Sockets:
         with self._lock:
             if self._tls is None:
                 self._tls = ssl.create_default_context()
+                if authorities := self._options.authorities:
+                    self._tls.load_verify_locations(cadata=authorities)
                 if self._options.skips_tls_check:
                     self._tls.check_hostname = False
                     self._tls.verify_mode = ssl.CERT_NONE

@@ -4,7 +4,8 @@ Invariant: an upload is aborted only when the server's own clock says that it wa
 `ABANDONED_SECONDS`, or than the caller names: nothing tells whose an upload is, and running jobs own theirs.
 Uploads cost money and are shown by no listing of objects. obstore cannot list them, so botocore does.
 
-Google Cloud and Azure have rules of their own for them (a lifecycle rule; 7 days), so nothing is done there.
+Google Cloud and Azure have rules of their own for them (a lifecycle rule; 7 days), so nothing is done there
+but to say so.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ ABANDONED_SECONDS = 86_400.0
 
 log = logging.getLogger("tiering.stores")
 
+_UNLISTED = {
+    "gs": "unfinished uploads of killed writers cannot be listed on gs://: let a lifecycle rule of bucket"
+    " {bucket} end them (AbortIncompleteMultipartUpload, age 1; docs/objects.md shows it)",
+    "az": "unfinished uploads of killed writers cannot be listed on az://: Azure ends those in container"
+    " {bucket} by itself after 7 days, and needs no lifecycle rule",
+}
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 
 
@@ -128,6 +135,11 @@ def abort_abandoned(
                 admin.abort(upload)
                 aborted += 1
     return aborted
+
+
+def unlisted_uploads(options: ObjectOptions) -> str:
+    """What to do about unfinished uploads that nothing here can list; empty where `abort_abandoned` can."""
+    return _UNLISTED.get(options.scheme, "").format(bucket=options.bucket)
 
 
 def sweep_uploads(options: ObjectOptions, prefix: str) -> int:

@@ -86,7 +86,9 @@ class SharedMemoryStore(Store):
             _read(fd, 0, memoryview(data))
             return data
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         validate(key)
         nbytes = total_bytes(buffers)
         with self._connection() as connection:

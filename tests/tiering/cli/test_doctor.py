@@ -70,7 +70,9 @@ def test_doctor_tells_what_a_tier_can_do_and_leaves_nothing_on_it(tiering: Any, 
 class Forgetful(MemoryStore):
     """Overwrites what it was told only to create."""
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         return super().write(key, buffers)
 
 

@@ -13,6 +13,8 @@ from tests.tiering.test_claim import A, elsewhere
 from tests.tiering.test_claim import put as put_claim
 from tests.tiering.test_reservation import put as put_reservation
 from tiering import Corpus, Tier, plan_move, release, verify
+from tiering.stores.file import FileStore
+from tiering.stores.object import ObjectStore
 from tiering.tickets import holder
 
 
@@ -180,3 +182,28 @@ def test_gc_and_doctor_tell_what_writers_of_other_machines_left(
     assert stray.exists()
     stray.unlink()
     assert "unfinished writes" not in tiering("doctor", "disk").out
+
+
+def test_gc_and_doctor_tell_what_no_client_can_list(
+    tiering: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ObjectStore("lake", "gs://archive/x", {"anonymous": True}) as cloud:
+        strays = cloud.strays()
+    monkeypatch.setattr(FileStore, "strays", lambda store: strays)
+    for more in (["--dry-run"], []):
+        told = " ".join(tiering("gc", "disk", *more).out.split())
+        assert "cannot be listed on gs://: let a lifecycle rule of bucket archive end them" in told
+        assert "unfinished writes (0" not in told
+        found = tiering("gc", "disk", "--json", *more).document["strays"]
+        assert (found["count"], found["unlisted"]) == (0, strays.unlisted)
+    checks = {check["name"]: check for check in tiering("doctor", "disk", "--json").document["checks"]}
+    assert checks["tier disk: unfinished writes"]["detail"] == strays.unlisted
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("s3://box", ""), ("az://box", "in container box by itself after 7 days")]
+)
+def test_uploads_that_gc_can_list_need_no_words(url: str, words: str) -> None:
+    with ObjectStore("lake", url, {"anonymous": True}) as cloud:
+        assert words in cloud.strays().unlisted
+        assert bool(cloud.strays().unlisted) == bool(words)

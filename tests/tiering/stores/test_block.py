@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tiering.errors import CapacityExceeded, Conflict, Corrupt, NotFound, UsageError
+from tiering.digest import digest
+from tiering.errors import CapacityExceeded, Conflict, Corrupt, FormatError, NotFound, UsageError
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_layout import DATA_START
 from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer
@@ -242,6 +243,27 @@ def test_write_of_a_changing_buffer_is_described_by_its_own_digest(store: BlockS
     store.write("k", [data])
     data[:] = bytes(len(data))
     assert store.check() == []
+
+
+def test_write_of_known_digest_records_it_unhashed(store: BlockStore, path: Path) -> None:
+    store.write("k", [b"the ", b"bytes"], digest=digest(b"the bytes"))
+    assert store.check() == []
+    store.write("k", [b"the bytes"], digest=digest(b"others"))
+    assert store.read("k") == b"the bytes"
+    assert [problem.key for problem in store.check()] == ["k"]  # what was not hashed is not sworn to
+    store.close()
+    with (
+        BlockStore("blocks", path, scan=True) as again,
+        pytest.raises(Corrupt, match="found its data damaged"),
+    ):
+        again.read("k")
+
+
+def test_write_of_something_that_is_no_digest_changes_nothing(store: BlockStore) -> None:
+    store.write("k", [b"old"])
+    with pytest.raises(FormatError, match="the digest given is not a BLAKE3 digest: 'x'"):
+        store.write("k", [b"new"], digest="x")
+    assert store.read("k") == b"old"
 
 
 def test_closed_store_says_so(store: BlockStore) -> None:

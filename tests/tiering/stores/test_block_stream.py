@@ -23,6 +23,7 @@ from tiering.stores.helpers import Helpers
 from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, address_of, aligned_buffer
 
 LARGE = 2 * PIECE_BYTES + 5000
+NAME = digest(b"some")
 
 
 @pytest.fixture
@@ -102,6 +103,18 @@ def test_stream_takes_read_only_memory_on_huge_pages_as_it_is(
     places.clear()
     write_hashed(helpers, fd, 0, [data])  # who may change it, may do so at any instant
     assert not {address_of(data), address_of(data) + PIECE_BYTES} & {*places}
+    places.clear()
+    write_hashed(helpers, fd, 0, [data], NAME)  # a change would be found when it is read back
+    assert sorted(places) == [address_of(data), address_of(data) + PIECE_BYTES]
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, PAGE_BYTES, PIECE_BYTES + 1, LARGE])
+def test_stream_of_known_digest_is_not_hashed(
+    helpers: Helpers, fd: int, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    monkeypatch.delattr(Hasher, "update")
+    assert write_hashed(helpers, fd, 0, [pattern(nbytes)], NAME) == NAME
+    assert os.pread(fd, nbytes, 0) == pattern(nbytes)
 
 
 @pytest.mark.parametrize("bad", range(5))

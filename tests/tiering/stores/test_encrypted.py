@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiering.encryption.tools import encrypted, key_bytes
+from tiering.digest import digest
 from tiering.encryption.frames import FRAME_BYTES, HEADER_BYTES, MAGIC, STORED_FRAME_BYTES, stored_bytes
 from tiering.encryption.kek import key_id
 from tiering.errors import (
@@ -22,6 +23,7 @@ from tiering.errors import (
     UsageError,
 )
 from tiering.stores.base import ObjectInfo, Store
+from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.encrypted import Encrypted
 from tiering.stores.file import FileStore
 from tiering.stores.memory import MemoryStore
@@ -318,12 +320,21 @@ def test_a_retry_inside_sends_the_same_ciphertext(inner: MemoryStore, tmp_path: 
     sent: list[bytes] = []
 
     class Twice(Wrapper):
-        def write(self, key: str, buffers: object, *, if_absent: bool = False) -> ObjectInfo:
+        def write(
+            self, key: str, buffers: object, *, if_absent: bool = False, digest: str | None = None
+        ) -> ObjectInfo:
             sent.extend(b"".join(buffers) for _ in range(2))  # type: ignore[call-overload]
-            return super().write(key, buffers, if_absent=if_absent)  # type: ignore[arg-type]
+            return super().write(key, buffers, if_absent=if_absent, digest=digest)  # type: ignore[arg-type]
 
     encrypted(Twice(inner), tmp_path).write("web/s", [DATA])
     assert sent[-1] == sent[-2]
+
+
+def test_digest_of_the_plaintext_is_not_told_to_the_tier(tmp_path: Path) -> None:
+    format_volume(tmp_path / "image", 1 << 20)
+    with BlockStore("lake", tmp_path / "image") as blocks:
+        encrypted(blocks, tmp_path).write("web/s", [DATA], digest=digest(DATA))
+        assert blocks.check() == []  # it has recorded that of the ciphertext
 
 
 def test_locate_is_none_even_on_files(tmp_path: Path) -> None:

@@ -26,6 +26,20 @@ def test_parse_wrong_url_is_refused(url: str) -> None:
         ObjectOptions.parse("lake", url, {})
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "hint"),
+    [
+        ("https://bucket.s3.example.org", "the server alone, such as s3.example.org"),
+        ("https://127.0.0.1:9000", "the name of the server"),
+    ],
+)
+def test_parse_endpoint_that_takes_no_bucket_before_it_is_refused(endpoint: str, hint: str) -> None:
+    given = {"endpoint_url": endpoint, "virtual_hosted_style": True}
+    with pytest.raises(ConfigError, match=r"tier 'lake'.* virtual_hosted_style") as caught:
+        ObjectOptions.parse("lake", "s3://bucket", given)
+    assert hint in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/a/../b", "s3://bucket/a//b"])
 def test_parse_prefix_that_is_no_key_is_refused(url: str) -> None:
     with pytest.raises(UsageError):

@@ -10,6 +10,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,9 +22,11 @@ from tests.conformance.test_store_contract import TRICKY_KEYS
 from tests.proxy import Exchange, Fault, Proxy, proxy
 from tests.servers import BUCKET, Endpoint
 from tiering.errors import ConfigError, Corrupt, DeadlineExceeded, NotFound
+from tiering.stores.fsspec import FsspecStore
 from tiering.stores.object import PIECE_BYTES, ObjectStore
 from tiering.stores.object_options import ObjectOptions
 from tiering.stores.object_sockets import LEAST_BYTES, Sockets
+from tiering.stores.object_uploads import abort_abandoned
 
 pytestmark = pytest.mark.usefixtures("s3_environment")
 
@@ -217,20 +220,118 @@ class TestTls:
             assert self.read_by_sockets(relay.endpoint) is None
         assert relay.seen == []
 
+    def test_authority_of_aws_ca_bundle_is_trusted_for_its_own_server_alone(
+        self, moto_endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = self_signed(tmp_path / "right.pem", "127.0.0.1")
+        other = self_signed(tmp_path / "other.pem", "127.0.0.2")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(right))
+        with proxy(moto_endpoint, server_side(right)) as relay:
+            assert self.read_by_sockets(relay.endpoint) == pattern(LONG)[3:][:LEAST_BYTES]
+            url = f"s3://{BUCKET}/tls"
+            for kind in (ObjectStore, FsspecStore):
+                with kind("lake", url, relay.endpoint.options()) as store:
+                    assert store.read("k") == pattern(LONG)
+            parsed = ObjectOptions.parse("lake", url, relay.endpoint.options())
+            assert abort_abandoned(parsed) == 0
+        assert any("uploads" in request.path for request in relay.seen)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+        with proxy(moto_endpoint, server_side(other)) as relay:  # of a trusted authority, for another host
+            assert self.read_by_sockets(relay.endpoint) is None
+        assert relay.seen == []
+
+    @pytest.mark.parametrize(
+        "content", [None, "", "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"]
+    )
+    def test_bundle_of_no_certificates_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    ) -> None:
+        if content is not None:
+            (tmp_path / "pem").write_text(content)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "pem"))
+        reason = "cannot be read: No such file" if content is None else "has no certificates"
+        with (
+            ObjectStore("lake", f"s3://{BUCKET}/tls", {"endpoint_url": "https://127.0.0.1:9"}) as store,
+            pytest.raises(ConfigError, match=f"AWS_CA_BUNDLE names .*pem', which {reason}") as caught,
+        ):
+            store.stat("k")
+        assert caught.value.tier == "lake"
+
 
 def test_redirect_is_not_followed_with_the_signature(
-    store: ObjectStore, relay: Proxy, moto_endpoint: Endpoint
+    relay: Proxy, moto_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with proxy(moto_endpoint) as other:
+    monkeypatch.setenv("TIERING_TEST_TOKEN", "canary-token")
+    options = relay.endpoint.options(session_token="env:TIERING_TEST_TOKEN")
+    with proxy(moto_endpoint) as other, ObjectStore("lake", f"s3://{BUCKET}/away", options) as store:
+        store.write("k", [pattern(LONG)])
         for code in (301, 302, 307, 308):
             relay.rule = faults.every("GET", faults.status(code, Location=f"{other.endpoint.url}/stolen"))
             with contextlib.suppress(ConfigError, NotFound):
                 store.read("k")
     assert True in gets(relay)
+    assert any("canary-token" in str(request) for request in relay.seen)
     for request in other.seen:  # obstore follows, and takes the signature off
         assert request.header(OURS)
         assert not request.header("authorization")
-        assert "X-Amz-Signature" not in request.path
+        assert not urlsplit(request.path).query
+        # It leaves the token on, in its one header: see docs/objects.md for why that is no key.
+        assert str(request).count("canary-token") == (
+            request.header("x-amz-security-token") == "canary-token"
+        )
+
+
+@pytest.fixture
+def named(relay: Proxy, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | float | bool]:
+    """Options of a tier on a server that has a name, as has each bucket below it."""
+    look_up = socket.getaddrinfo
+
+    def on_loopback(host: str, *given: Any, **more: Any) -> Any:  # not every machine has these names
+        return look_up("127.0.0.1" if str(host).endswith(".localhost") else host, *given, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", on_loopback)
+    url = f"http://s3.localhost:{urlsplit(relay.endpoint.url).port}"
+    return relay.endpoint.options(endpoint_url=url, virtual_hosted_style=True)
+
+
+def hosts(relay: Proxy) -> set[str]:
+    """The servers that were asked."""
+    return {request.header("host").partition(":")[0] for request in relay.seen}
+
+
+def test_bucket_before_the_host_is_asked_for_by_our_own_connections(
+    store: ObjectStore, relay: Proxy, named: dict[str, Any]
+) -> None:
+    store.write("k", [pattern(LEAST_BYTES)])
+    relay.seen.clear()
+    target = bytearray(LEAST_BYTES)
+    parsed = ObjectOptions.parse("lake", f"s3://{BUCKET}/{store._options.prefix}", named)
+    client, sockets = parsed.open(5, 0), Sockets(parsed)
+    with contextlib.closing(sockets), sockets.get(client, "k", 0, LEAST_BYTES) as answer:
+        assert answer
+        assert answer.receive(memoryview(target))
+    assert target == pattern(LEAST_BYTES)
+    (request,) = relay.seen
+    assert urlsplit(request.path).path == f"/{parsed.prefix}/k"
+    assert hosts(relay) == {f"{BUCKET}.s3.localhost"}
+
+
+def test_bucket_before_the_host_is_asked_for_by_every_client(
+    relay: Proxy, named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", relay.endpoint.url)  # obstore cannot look such a name up everywhere
+    monkeypatch.delenv("no_proxy", raising=False)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    with ObjectStore("lake", url, named) as store:
+        store.write("a/k", [pattern(LONG)])
+        assert store.read("a/k") == pattern(LONG)
+        assert [info.key for info in store.list()] == ["a/k"]
+    monkeypatch.delenv("http_proxy")
+    with FsspecStore("lake", url, named) as store:
+        assert store.read("a/k") == pattern(LONG)
+    assert abort_abandoned(ObjectOptions.parse("lake", url, named)) == 0
+    assert {urlsplit(request.path).path.startswith(f"/{BUCKET}") for request in relay.seen} == {False}
+    assert hosts(relay) == {f"{BUCKET}.s3.localhost"}
 
 
 def test_idle_connections_are_few_and_closed_when_old(

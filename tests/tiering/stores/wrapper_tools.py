@@ -78,9 +78,11 @@ class Blocked(MemoryStore):
         self._pass()
         return super().read(key)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self._pass()
-        info = super().write(key, buffers, if_absent=if_absent)
+        info = super().write(key, buffers, if_absent=if_absent, digest=digest)
         self.left.release()
         return info
 

@@ -34,8 +34,10 @@ class Wrapper(Store):
     def read(self, key: str) -> Buffer:
         return self.inner.read(key)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
-        return self.inner.write(key, buffers, if_absent=if_absent)
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
+        return self.inner.write(key, buffers, if_absent=if_absent, digest=digest)
 
     def delete(self, key: str) -> None:
         self.inner.delete(key)
@@ -91,8 +93,10 @@ class Guard(Wrapper):
     def read(self, key: str) -> Buffer:
         return self._call(key, lambda: self.inner.read(key))
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
-        return self._call(key, lambda: self.inner.write(key, buffers, if_absent=if_absent))
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
+        return self._call(key, lambda: self.inner.write(key, buffers, if_absent=if_absent, digest=digest))
 
     def delete(self, key: str) -> None:
         self._call(key, lambda: self.inner.delete(key))

@@ -36,7 +36,9 @@ class Counted(Wrapper):
         COUNTERS.add_moved(self.name, "read", len(data))
         return data
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
-        info = self.inner.write(key, buffers, if_absent=if_absent)
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
+        info = self.inner.write(key, buffers, if_absent=if_absent, digest=digest)
         COUNTERS.add_moved(self.name, "write", total_bytes(buffers))
         return info

@@ -52,9 +52,11 @@ class Deadline(Guard):
 
         buffer[:] = self._call(key, read)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         private = [b if type(b) is bytes else memoryview(b).tobytes() for b in buffers]
-        return self._call(key, lambda: self.inner.write(key, private, if_absent=if_absent))
+        return self._call(key, lambda: self.inner.write(key, private, if_absent=if_absent, digest=digest))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         yield from self._call(prefix, lambda: [*self.inner.list(prefix)])

@@ -20,7 +20,9 @@ class ReadOnly(Wrapper):
     def reader(self, key: str) -> Reader:
         return self.inner.reader(key)
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self._refuse(key)
 
     def delete(self, key: str) -> None:

@@ -95,13 +95,15 @@ class Retry(Guard):
         self.sleep = sleep
         self.chance = chance
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         if not if_absent:
-            return super().write(key, buffers)
+            return super().write(key, buffers, digest=digest)
         attempts = _Attempts(self)
         while True:
             try:
-                return self.inner.write(key, buffers, if_absent=True)
+                return self.inner.write(key, buffers, if_absent=True, digest=digest)
             except Conflict:
                 if attempts.made == 1 or not self._holds(key, buffers):
                     raise

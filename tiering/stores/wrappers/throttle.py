@@ -173,9 +173,11 @@ class Throttle(Guard):
             self._meter.reserve(len(data) - expected, 0)
         return data
 
-    def write(self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False) -> ObjectInfo:
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
         self._pay(total_bytes(buffers))
-        return self.inner.write(key, buffers, if_absent=if_absent)
+        return self.inner.write(key, buffers, if_absent=if_absent, digest=digest)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         for number, info in enumerate(self.inner.list(prefix)):
