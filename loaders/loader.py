@@ -45,7 +45,7 @@ class Loader:
         seed: of the order.
         shuffle: ``window``; ``none``, the stored order; or ``full``, all rows permuted, which reads a whole
             block for each row: for corpora with few rows a block, near at hand.
-        rank: of this process; by default from the environment of torchrun, else 0.
+        rank: of this process; by default as `loaders.ranks` finds it.
         world_size: how many ranks there are.
         columns: names; all by default. Only columns of fixed shape.
         cache: the node's cache; None reads the tier alone.

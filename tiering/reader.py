@@ -64,7 +64,7 @@ class BlockReader:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
-        self.columns = _choose(corpus, columns)
+        self.columns = self._chosen(columns)
         self.block_rows = corpus.contents.block_rows
         self.counts = ReadCounts()
         self._lock = threading.Lock()
@@ -161,6 +161,10 @@ class BlockReader:
         if not raw.cached:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
             self._fetched(raw.nbytes)
+
+    def _chosen(self, columns: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
+        """Columns that go to slots."""
+        return _choose(self.corpus, columns)
 
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
