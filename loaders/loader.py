@@ -22,6 +22,7 @@ from policies.bounds import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
+from tiering.layout.zarr import ZarrColumn
 from tiering.reader import BlockReader
 
 Transform = Callable[[Batch], Any]
@@ -165,6 +166,11 @@ class Loader:
         vars(self).update(state)
         self._resume = self._position > 0
         self._open()
+
+    @property
+    def columns(self) -> tuple[ZarrColumn, ...]:
+        """Columns of a batch, before a transform."""
+        return self._reader.columns
 
     @property
     def order(self) -> Order:
