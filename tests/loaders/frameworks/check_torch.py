@@ -166,10 +166,10 @@ def test_dataset_without_workers_is_the_loader(corpus: Corpus) -> None:
 
 
 def test_corpus_is_a_map_style_dataset(corpus: Corpus) -> None:
-    batches = torch.utils.data.DataLoader(corpus, batch_size=50, shuffle=True)
+    batches = torch.utils.data.DataLoader(corpus, batch_size=43, shuffle=True)
     found = numbers(batches)
     assert sorted(row for rows in found for row in rows) == list(range(ROWS))
-    assert [len(rows) for rows in found] == [50] * (ROWS // 50)
+    assert [len(rows) for rows in found] == [43] * (ROWS // 43)
 
 
 def test_page_runs(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_workers_give_the_very_batches_of_the_loader(corpus: Corpus, context: st
 
 def test_workers_of_every_rank_give_its_share_with_short_batches_too(corpus: Corpus) -> None:
     own = loader(corpus, rank=1, world_size=2, drop_last=False)
-    batches = TorchLoader(own, num_workers=3, multiprocessing_context="fork")
+    batches = TorchLoader(own, num_workers=2, multiprocessing_context="fork")
     assert numbers(batches) == promised(own.order, BATCH, 1, 2, drop_last=False)
 
 

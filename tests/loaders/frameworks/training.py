@@ -12,7 +12,7 @@ from loaders import Loader
 from tests.corpora import ROOT, columns, make_corpus
 from tiering import Corpus, ingest, open_tier
 
-ROWS, BATCH, LANES = 600, 48, 12
+ROWS, BATCH, LANES = 602, 48, 12  # lanes of 50 and 51 rows
 
 
 def make(folder: Path) -> Corpus:
