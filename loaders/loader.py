@@ -24,6 +24,7 @@ from policies.bounds import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
+from tiering.layout.zarr import ZarrColumn
 
 Transform = Callable[[Batch], Any]
 
@@ -46,7 +47,7 @@ class Loader:
         seed: of the order.
         shuffle: ``window``; ``none``, the stored order; or ``full``, all rows permuted, which reads a whole
             block for each row: for corpora with few rows a block, near at hand.
-        rank: of this process; by default from the environment of torchrun, else 0.
+        rank: of this process; by default as `loaders.ranks` finds it.
         world_size: how many ranks there are.
         columns: names; all by default. Only columns of fixed shape.
         rows: those to hand out, all by default: a bool mask, shape ``[corpus.rows]``; row numbers, ascending;
@@ -185,6 +186,11 @@ class Loader:
         vars(self).update(state)
         self._resume = self._position > 0
         self._open()
+
+    @property
+    def columns(self) -> tuple[ZarrColumn, ...]:
+        """Columns of a batch, before a transform."""
+        return self._feeds.reader.columns
 
     @property
     def order(self) -> Order:

@@ -6,8 +6,9 @@ connection and no secret, so it may travel to workers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,13 @@ from tiering.catalog import Record
 from tiering.errors import Conflict, UsageError
 from tiering.layout.zarr import ZarrColumn, ZarrLayout
 from tiering.manifest import Manifest
+from tiering.own import Own
 from tiering.schema import columns_of
 from tiering.shards import Shards
 from tiering.tier import Tier
+
+if TYPE_CHECKING:
+    from tiering.rows import RowReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Corpus:
     contents: Manifest = field(repr=False)
     others: tuple[Tier, ...] = field(default=(), repr=False)
     """Tiers that are known to hold copies too: asked when a copy here turns out bad."""
+    _reader: Own[RowReader] = field(default_factory=Own, init=False, repr=False, compare=False)
 
     @property
     def rows(self) -> int:
@@ -112,6 +118,50 @@ class Corpus:
         present = {info.key: info.nbytes for info in self.tier.store.list(self.name)}
         keys, sizes = (self.manifest[name].to_pylist() for name in ("key", "nbytes"))
         return [key for key, nbytes in zip(keys, sizes, strict=True) if present.get(self.key(key)) != nbytes]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All rows in stored order, read block by block: ``{column: array [*shape]}``."""
+        return iter(self._row_reader())
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Rows by number.
+
+        ``corpus[i]`` is one: ``{column: array [*shape]}``. A slice, a list or array of ints or a bool mask
+        gives ``{column: array [n, *shape]}``, in the order asked for.
+
+        Reads whole blocks, each once a call, verified; `tiering.rows.RowReader` takes columns and a cache.
+
+        Raises:
+            OutOfRange: no such row. UsageError: a column has no fixed shape: use `to_arrow`.
+            Corrupt: a block is damaged, and no other tier has a good copy.
+            Unavailable, DeadlineExceeded: the tier does not answer.
+        """
+        return self._row_reader()[rows]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows of these numbers, each by itself: what the fetcher of a torch DataLoader asks for."""
+        return self._row_reader().__getitems__(rows)
+
+    def to_arrow(self, rows: Any = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of a slice, ints or a mask as a table; all rows and columns by default.
+
+        Raises:
+            As ``corpus[rows]``, but ragged columns are welcome.
+        """
+        return self._row_reader(columns).to_arrow(rows)
+
+    def _row_reader(self, columns: Sequence[str] | None = None) -> RowReader:
+        from tiering.rows import RowReader
+
+        if columns is not None:
+            return RowReader(self, columns)
+        return self._reader.get(lambda: RowReader(self))
 
     def to_dask(self) -> Any:
         """The rows as Dask collections: ``{column: dask.array}`` for Zarr, a Dask DataFrame for Arrow."""

@@ -7,6 +7,7 @@ them, and says what to do. Each class also subclasses the builtin a caller would
 - TieringError
   - UsageError            a wrong argument                           ValueError
     - ConfigError         a wrong line in a configuration            ValueError
+    - OutOfRange          no row of that number                      IndexError
   - NotFound              no such tier, corpus, version or object    FileNotFoundError
   - Corrupt               bytes differ from their digest or CRC      OSError
   - Conflict              somebody else was first                    FileExistsError
@@ -71,6 +72,10 @@ class UsageError(TieringError, ValueError):
 
 class ConfigError(UsageError):
     """A configuration is wrong: names the key, the value seen and a right example."""
+
+
+class OutOfRange(UsageError, IndexError):
+    """The corpus has no row of that number."""
 
 
 class NotFound(TieringError, FileNotFoundError):

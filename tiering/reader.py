@@ -65,7 +65,7 @@ class BlockReader:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
-        self.columns = choose_columns(corpus.name, corpus.schema, columns)
+        self.columns = self._chosen(columns)
         self.row_bytes = {column.name: column.row_bytes for column in self.columns}
         """Length of a row of each column."""
         self.block_rows = corpus.contents.block_rows
@@ -186,6 +186,10 @@ class BlockReader:
         if not raw.cached:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
             self._fetched(raw.nbytes)
+
+    def _chosen(self, columns: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
+        """Columns that go to slots."""
+        return choose_columns(self.corpus.name, self.corpus.schema, columns)
 
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))

@@ -14,6 +14,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 BUILTINS = {
     "UsageError": ValueError,
     "ConfigError": ValueError,
+    "OutOfRange": IndexError,
     "NotFound": FileNotFoundError,
     "Corrupt": OSError,
     "Conflict": FileExistsError,
@@ -44,6 +45,7 @@ def test_errors_are_the_builtin_that_a_caller_expects(name: str, builtin: type[E
 
 def test_errors_branches_are_where_handlers_look() -> None:
     assert issubclass(errors.ConfigError, errors.UsageError)
+    assert issubclass(errors.OutOfRange, errors.UsageError)
     assert issubclass(errors.Locked, errors.Conflict)
     assert issubclass(errors.UnsupportedVersion, errors.FormatError)
 
@@ -71,7 +73,7 @@ def test_errors_text_names_tier_key_and_hint(kind: type[TieringError]) -> None:
 
 @kinds
 def test_errors_have_the_exit_code_of_their_kind(kind: type[TieringError]) -> None:
-    expected = {"UsageError": 2, "ConfigError": 2, "Locked": 11}
+    expected = {"UsageError": 2, "ConfigError": 2, "OutOfRange": 2, "Locked": 11}
     assert kind.exit_code == expected.get(kind.__name__, 1)
 
 
