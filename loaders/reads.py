@@ -57,10 +57,13 @@ class Reads:
         self._idle_cores = min(self._allowed, _cores() - 1)  # beside the caller's
         self._active = 0
         self._poked = self._closed = False
+        self._process = os.getpid()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="tiering-read")
 
     def close(self) -> None:
-        """Stop. Idempotent."""
+        """Stop. Idempotent; in a forked child, where none of the threads is, there is nothing to stop."""
+        if self._process != os.getpid():
+            return  # a thread of the parent may have held the lock
         with self._changed:
             self._closed = True
             self._jobs.clear()

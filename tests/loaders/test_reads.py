@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -156,3 +159,16 @@ def test_a_thread_that_ran_out_of_blocks_asks_for_more(reader: Reader) -> None:
         assert pool._changed.wait_for(lambda: last.left == 1 and len(reader.done) == 2, PATIENCE_SECONDS)
     pool.close()
     assert [block for block, _ in reader.done] == [0, 1]
+
+
+def test_a_forked_child_closes_nothing(reader: Reader) -> None:
+    pool = Reads(reader.read, lambda: False, 2)
+    with pool._changed, warnings.catch_warnings():  # as a reading thread holds it now and then
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads is what is tested
+        child = os.fork()
+        if not child:
+            signal.alarm(PATIENCE_SECONDS)
+            pool.close()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    pool.close()

@@ -52,8 +52,8 @@ def test_reader_finds_a_bad_copy_in_the_cache_and_fetches_a_new_one(
     reader.counts.reset()
     for block in range(SHARD_BLOCKS):
         check_block(reader, 0, block, range(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS))
-    keys = [shards[0].key for shards in reader._shards.values()]
-    sizes = sum(shards[0].nbytes for shards in reader._shards.values())
+    keys = [shards[0].key for shards in reader.shards.values()]
+    sizes = sum(shards[0].nbytes for shards in reader.shards.values())
     if damage is zero or (damage is cut_in_half and not new_epoch):
         assert reader.counts.damaged == [("node cache", key) for key in keys]
     if new_epoch or damage is not remove:
