@@ -5,8 +5,9 @@ returns nobody writes to a slot any more.
 
 Blocks in the page cache come at the speed of a copy: one thread ahead of the training is enough for them, a
 second one would take its processor time and its turns at the interpreter. Others have a latency that only
-more threads hide. So a read that took long adds a thread, up to the most that are allowed. Whoever waits for
-a block that nobody has begun to read reads it, and where processors are left has one more thread help.
+more threads hide. So a read that waited for long adds a thread, up to the most that are allowed. Whoever
+waits for a block that nobody has begun to read reads it, and where processors are left has one more thread
+help.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-_SLOW_SECONDS: Final = 5e-4  # a block in the page cache takes a fifth of that
+_SLOW_SECONDS: Final = 5e-4  # that a read waits and does not work: for a disk, a server, not the page cache
+_FAR_SECONDS: Final = 2e-3
 _THREADS: Final = 4
 _MOST_THREADS: Final = 32
 
@@ -45,7 +47,8 @@ class Reads:
     Args:
         read: reads a block, given a job; called by many threads at a time.
         refill: puts more blocks, if there are some that could be read now; whether it did.
-        threads: the most that read ahead; None for four, and more, up to 32, while somebody waits for them.
+        threads: the most that read ahead; None for four, and of what is far away for more, up to 32, as long
+            as somebody waits for it.
     """
 
     def __init__(self, read: Callable[..., None], refill: Callable[[], bool], threads: int | None) -> None:
@@ -57,6 +60,7 @@ class Reads:
         self._idle_cores = min(self._allowed, _cores() - 1)  # beside the caller's
         self._active = 0
         self._poked = self._closed = False
+        self._far = False  # whether the last read was of something far away
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="tiering-read")
 
@@ -101,7 +105,7 @@ class Reads:
                 while reading.left and reading.error is None and not self._closed:
                     if self._next_is_of(reading):
                         break
-                    if self._jobs and self._active == self._allowed:
+                    if self._far and self._jobs and self._active == self._allowed:
                         self._allowed = min(self._allowed + 1, self._most)
                     self._changed.wait()
         if reading.error is not None:
@@ -139,19 +143,21 @@ class Reads:
             reading, job = self._jobs.popleft()
         except IndexError:
             return False
-        begun = time.perf_counter()
+        began, busy = time.perf_counter(), time.thread_time()
         error = None
         try:
             self._read(*job)
         except BaseException as caught:  # noqa: BLE001  # raised where the block is waited for
             error = caught
-        slow = time.perf_counter() - begun > _SLOW_SECONDS
+        idle_seconds = time.perf_counter() - began - (time.thread_time() - busy)
         with self._changed:
+            self._far = idle_seconds > _FAR_SECONDS
             reading.left -= 1
             reading.error = reading.error or error
             if not reading.left or error is not None:
                 self._changed.notify_all()
-            if slow and self._jobs and self._active < self._allowed and not self._closed:
+            more = idle_seconds > _SLOW_SECONDS and self._active < self._allowed
+            if more and self._jobs and not self._closed:
                 self._active += 1
                 self._wanted = self._active
                 self._pool.submit(self._work)
