@@ -30,6 +30,7 @@ from tiering.encryption.keyring import Keyring
 from tiering.errors import Corrupt, NotFound, TieringError, Unavailable, UsageError
 from tiering.keys import validate
 from tiering.stores.base import Extent, ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.pages import new_buffer
 from tiering.stores.wrappers import Wrapper
 
 MAX_HEADERS: Final = 4096
@@ -65,7 +66,7 @@ class Encrypted(Wrapper):
                 return
         raise self._overwritten(key)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         self._refuse_reserved(key)
         for _ in range(_ATTEMPTS):
             info = self.inner.stat(key)
@@ -77,7 +78,7 @@ class Encrypted(Wrapper):
                         raise
                     continue
             sealed = self._sealed(key, remembered=False)
-            data = bytearray(sealed.nbytes)
+            data = new_buffer(sealed.nbytes)
             try:
                 self._fill(key, sealed, 0, memoryview(data))
             except Corrupt as error:

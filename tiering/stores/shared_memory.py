@@ -44,6 +44,7 @@ from tiering.errors import (
 from tiering.keys import validate, validate_prefix
 from tiering.stores import shared_memory_holder
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.pages import new_buffer
 from tiering.stores.shared_memory_holder import PACKET_BYTES, SEALS
 
 ANSWER_SECONDS: Final = 30.0
@@ -80,9 +81,9 @@ class SharedMemoryStore(Store):
             check_range(self.name, key, offset, buffer.nbytes, nbytes)
             _read(fd, offset, buffer)
 
-    def read(self, key: str) -> bytearray:
+    def read(self, key: str) -> Buffer:
         with self._object(key) as (fd, nbytes):
-            data = bytearray(nbytes)
+            data = new_buffer(nbytes)
             _read(fd, 0, memoryview(data))
             return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.encrypted import Encrypted
 from tiering.stores.file import FileStore
 from tiering.stores.memory import MemoryStore
+from tiering.stores.pages import PIECE_BYTES, address_of
+from tiering.stores.shared_memory import SharedMemoryStore
 from tiering.stores.wrappers import Wrapper
 
 DATA = random.Random(1).randbytes(2 * FRAME_BYTES + 100)
@@ -335,6 +338,20 @@ def test_digest_of_the_plaintext_is_not_told_to_the_tier(tmp_path: Path) -> None
     with BlockStore("lake", tmp_path / "image") as blocks:
         encrypted(blocks, tmp_path).write("web/s", [DATA], digest=digest(DATA))
         assert blocks.check() == []  # it has recorded that of the ciphertext
+
+
+def test_large_reads_use_memory_again_that_nobody_refers_to(store: Encrypted, tmp_path: Path) -> None:
+    with SharedMemoryStore("shared", f"pages-{os.getpid()}", 4 * PIECE_BYTES) as shared:
+        for each in (store, shared):
+            data = bytes(PIECE_BYTES + 1)
+            each.write("web/s", [data])
+            first = each.read("web/s")
+            second = each.read("web/s")
+            assert first == second == data
+            assert address_of(first) != address_of(second)
+            place = address_of(second)
+            del second
+            assert address_of(each.read("web/s")) == place
 
 
 def test_locate_is_none_even_on_files(tmp_path: Path) -> None:
