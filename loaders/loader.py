@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loaders.foretold import Foreteller
 from loaders.ranks import choose_lanes, find_rank
 from loaders.slots import Batch, HostSlots, Slots
 from loaders.state import LoaderState
@@ -27,7 +28,7 @@ from tiering.reader import BlockReader
 Transform = Callable[[Batch], Any]
 
 MAX_EPOCHS: Final = 1 << 32
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_feed"})
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_foreteller", "_slots_used", "_feed"})
 
 
 class Loader:
@@ -139,6 +140,7 @@ class Loader:
         begun = time.perf_counter()
         with ExitStack() as stack:
             stack.callback(self._reader.rest)
+            stack.enter_context(self._foreteller.loop(self._order, epoch, position))
             feed = WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads)
             stack.enter_context(feed)
             self._feed = feed
@@ -238,6 +240,7 @@ class Loader:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
         self._reader = BlockReader(self.corpus, self._columns, self._cache, self._verify)
+        self._foreteller = Foreteller(self._reader, self.rank, self.world_size)
         self._slots_used = None
         self._feed = None
 

@@ -69,7 +69,7 @@ def files_below(path: Path) -> list[Path]:
 def on_disk(nodes: NodeCache) -> int:
     """Bytes of all files while nobody reserves or evicts, unfinished ones included."""
     sizes = {}
-    with nodes._transaction():
+    with nodes._content.transaction():
         for file in files_below(nodes.path):
             with contextlib.suppress(FileNotFoundError):
                 stats = file.stat()

@@ -13,7 +13,8 @@ import pytest
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, seen
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, content, files_below, held, name_of, put, shard
-from tiering import NodeCache, cache, open_corpus, open_tier
+from tiering import NodeCache, open_corpus, open_tier
+from tiering.cache import cache
 from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable
 from tiering.monitor.stats import COUNTERS
 

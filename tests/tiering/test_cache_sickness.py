@@ -17,7 +17,8 @@ import pytest
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, on_disk, put, shard
-from tiering import cache, open_tier
+from tiering import open_tier
+from tiering.cache import content
 from tiering.errors import Unavailable
 from tiering.keys import TEMP_PREFIX
 from tiering.stores.file import FileStore
@@ -147,7 +148,7 @@ def test_cache_whose_index_has_other_numbers_corrects_them(make: Make) -> None:
     nodes = make(3)
     for number in range(3):
         put(nodes, number)
-    with nodes._transaction() as db:
+    with nodes._content.transaction() as db:
         db.execute("UPDATE entries SET nbytes = 1")
         db.execute("INSERT INTO entries VALUES ('ab/../../nonsense', 'x', 7, 0.5)")
     nodes.close()
@@ -162,7 +163,7 @@ def test_cache_fill_that_the_new_index_does_not_know_is_not_kept(make: Make) -> 
     nodes = make(3)
 
     def fetch() -> list[bytes]:
-        with nodes._transaction() as db:  # by a process that made the index anew meanwhile
+        with nodes._content.transaction() as db:  # by a process that made the index anew meanwhile
             db.execute("DELETE FROM entries")
         return [shard(1)]
 
@@ -265,10 +266,10 @@ class Breaks:
 def test_cache_whose_index_is_locked_for_ever_is_a_sickness(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cache, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(content, "BUSY_SECONDS", 0.0)
     nodes, other = make(5), make(5)
     put(nodes, 1)
-    with other._transaction():
+    with other._content.transaction():
         assert put(nodes, 1)
         assert not put(nodes, 2)
     assert len(caplog.records) == 1
