@@ -43,27 +43,23 @@ class Foreteller:
             yield
             return
         self._reader.registration.begin(epoch)
-        ended = threading.Event()
         thread = threading.Thread(
-            target=self.foretell, args=(order, epoch, position, ended), name="tiering-foretell"
+            target=self.foretell, args=(order, epoch, position), name="tiering-foretell"
         )
         thread.start()
         try:
             yield
         finally:
-            ended.set()
             thread.join()
 
-    def foretell(self, order: Order, epoch: int, position: int, ended: threading.Event | None = None) -> None:
-        """Tell what is used from there on; nothing, where `ended` is set meanwhile."""
+    def foretell(self, order: Order, epoch: int, position: int) -> None:
+        """Tell what is used from there on."""
         cache, registration = self._reader.cache, self._reader.registration
         if cache is None or registration is None:
             return
         corpus, numbers = self._reader.corpus, self._numbers
         epochs: list[UInt64s] = []
         while len(epochs) < EPOCHS and sum(map(len, epochs)) < HORIZON:
-            if ended is not None and ended.is_set():
-                return
             used = self._used(order, epoch + len(epochs), 0 if epochs else position)
             epochs.append(numbers[:, used].T.reshape(-1))
         self._known = {key: used for key, used in self._known.items() if key[0] == order and key[1] >= epoch}

@@ -36,6 +36,9 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 POLICIES: Final = (AUTO, CLAIRVOYANT, *ONLINE)
 
+UNKNOWN: Final = 1 << 62
+"""Capacity where nobody said one."""
+
 CAPACITY, RESIZED, POLICY, CHOSEN = "capacity", "resized", "policy", "chosen"
 """Settings of the index: what a process asked for last, what ``tiering cache resize`` said, the policy asked
 for last, and the choice for the readers of now."""

@@ -229,7 +229,10 @@ class NodeCache:
         try:
             content.files.write(key_of(name), _fetched(name, fetch))
             with content.transaction() as db:
-                return content.finish(db, name)
+                whole = content.finish(db, name)
+                if content.used_bytes(db) > self._admission.limit_bytes(db):  # it was resized meanwhile
+                    self._admission.fit(content, db)
+                return whole
         except BaseException:
             with contextlib.suppress(*SICKNESS), content.transaction() as db:
                 content.evict(db, name)

@@ -120,6 +120,16 @@ class Content:
         self.files.delete(key_of(name))
         db.execute("DELETE FROM entries WHERE digest = ?", (name,))
 
+    def is_listed(self, db: sqlite3.Connection, name: str) -> bool:
+        """Whether the index knows a copy that is whole."""
+        return (
+            db.execute("SELECT 1 FROM entries WHERE digest = ? AND whole = 1", (name,)).fetchone() is not None
+        )
+
+    def used_bytes(self, db: sqlite3.Connection) -> int:
+        """Bytes of copies, and of what is being filled."""
+        return int(db.execute("SELECT coalesce(sum(nbytes), 0) FROM entries").fetchone()[0])
+
     def discard(self, db: sqlite3.Connection, name: str) -> None:
         """Evict a copy, but not one that is being filled: its bytes are new ones."""
         filling = db.execute("SELECT 1 FROM entries WHERE digest = ? AND whole = 0", (name,))

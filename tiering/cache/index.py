@@ -124,6 +124,11 @@ def counts(db: sqlite3.Connection) -> Counts:
     return Counts(*row) if sound else Counts()
 
 
+def forget_counts(db: sqlite3.Connection) -> None:
+    """Begin to count anew."""
+    db.execute("UPDATE counts SET hits = 0, hit_bytes = 0, misses = 0, miss_bytes = 0")
+
+
 def connect(path: Path, copies: Copies, busy_seconds: float) -> sqlite3.Connection:
     """Open the index; the caller keeps others from opening it meanwhile.
 

@@ -94,7 +94,7 @@ class Reader:
         """What people are told."""
         about = self.told.about
         limits = [0, *about.epoch_ends, len(self.told.uses)]
-        number = min(bisect.bisect_right(about.epoch_ends, self.done), len(limits) - 2)
+        number = min(bisect.bisect_left(about.epoch_ends, self.done), len(limits) - 2)
         return ReaderStatus(
             *(about.pid, about.corpus, about.version, about.rank, about.world_size),
             about.first_epoch + number,

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiering.cache.admission import Admission, chosen, decision
+from tiering.cache.admission import UNKNOWN, Admission, chosen, decision, resized_bytes
 from tiering.cache.choice import AUTO, CLAIRVOYANT
 from tiering.cache.content import Content
 from tiering.cache.index import Counts, counts
@@ -19,13 +19,13 @@ class CacheStatus:
 
     policy: as it was asked for. decision: what it comes to, and `reason` why. bound: the largest share of
     bytes that any policy hits for the readers that live; None while none is registered. capacity_bytes: what
-    counts; with `resized`, because ``tiering cache resize`` said so. counts: requests of all processes, since
-    the cache was made or cleared.
+    counts, None where nobody told; with `resized`, because ``tiering cache resize`` said so. counts: requests
+    of all processes, since the cache was made or cleared.
     """
 
     path: Path
     policy: str
-    capacity_bytes: int
+    capacity_bytes: int | None
     used_bytes: int
     shards: int
     filling: int
@@ -43,20 +43,21 @@ def look(content: Content, db: sqlite3.Connection, admission: Admission) -> Cach
         "SELECT coalesce(sum(nbytes), 0), coalesce(sum(whole), 0),"
         " count(*) - coalesce(sum(whole), 0) FROM entries"
     ).fetchone()
+    limit_bytes = admission.limit_bytes(db)
     living, choice = admission.readers.living(), chosen(db)
     if not any(len(reader.told.uses) for reader in living):
         choice = None
     return CacheStatus(
         content.path,
         admission.policy,
-        admission.limit_bytes(db),
+        limit_bytes if limit_bytes < UNKNOWN else None,
         used,
         shards,
         filling,
         decision(admission.policy, choice),
         _why(admission.policy, choice.reason if choice else None),
         choice.bound if choice else None,
-        admission.limit_bytes(db) != admission.asked_bytes,
+        resized_bytes(db) is not None,
         counts(db),
         tuple(reader.status() for reader in living),
     )
