@@ -32,7 +32,7 @@ class Foreteller:
 
     def __init__(self, reader: BlockReader, rank: int, world_size: int) -> None:
         self._reader, self._rank, self._world_size = reader, rank, world_size
-        self._known: dict[tuple[Order, int], Int64s] = {}
+        self._known: dict[tuple[Order, int], tuple[Int64s, Int64s]] = {}
         if reader.cache is not None:
             reader.registration = Registration()
 
@@ -59,9 +59,11 @@ class Foreteller:
             return
         corpus, numbers = self._reader.corpus, self._numbers
         epochs: list[UInt64s] = []
+        until: list[Int64s] = []
         while len(epochs) < EPOCHS and sum(map(len, epochs)) < HORIZON:
-            used = self._used(order, epoch + len(epochs), 0 if epochs else position)
+            used, ends = self._used(order, epoch + len(epochs), 0 if epochs else position)
             epochs.append(numbers[:, used].T.reshape(-1))
+            until.append(np.repeat(ends * len(numbers), len(numbers)))
         self._known = {key: used for key, used in self._known.items() if key[0] == order and key[1] >= epoch}
         cache.foretell(
             registration,
@@ -74,6 +76,7 @@ class Foreteller:
                 epochs=epochs,
                 known=np.unique(numbers),
                 shard_bytes=self._reader.stored_bytes // max(1, numbers.size),
+                until=until,
             ),
         )
 
@@ -82,13 +85,18 @@ class Foreteller:
         """What the cache knows the shard objects by: shape (columns, shards), as a block's are asked for."""
         return numbers_of(self._reader.digests).reshape(-1, self._reader.corpus.contents.shards)
 
-    def _used(self, order: Order, epoch: int, position: int) -> Int64s:
-        """Shards that this rank uses in an epoch from a position on, in the order of their need."""
-        lanes = order.rank_lanes(self._rank, self._world_size)
-        if position:
-            coming = order.future(epoch, lanes, 1)
-            left = coming.shards[coming.stops > position]
-            return left[np.sort(np.unique(left, return_index=True)[1])]
-        if (order, epoch) not in self._known:
-            self._known[order, epoch] = order.shards(epoch, lanes)
+    def _used(self, order: Order, epoch: int, position: int) -> tuple[Int64s, Int64s]:
+        """Shards that this rank uses in an epoch from a position on, in the order of their need.
+
+        And for each, how many of them it has begun when it is done with this one: with the piece of it that
+        it comes to first, where several lanes have one.
+        """
+        if position or (order, epoch) not in self._known:
+            coming = order.future(epoch, order.rank_lanes(self._rank, self._world_size), 1)
+            left = np.flatnonzero(coming.stops > position)
+            first = left[np.sort(np.unique(coming.shards[left], return_index=True)[1])]
+            used = coming.shards[first], np.searchsorted(coming.starts[first], coming.stops[first])
+            if position:
+                return used
+            self._known[order, epoch] = used
         return self._known[order, epoch]

@@ -4,7 +4,8 @@ What `policies.eviction.merged` decides without shares, made anew from what is r
 reader is now: nothing is remembered from one decision to the next. So processes that share a cache need agree
 on nothing but that, any of them may die at any time, and content may come and go by other hands. When a
 reader uses an item next is estimated from its uses until then and its speed; the soonest of all readers
-counts, and what is used last leaves first, if it is used after what it makes room for.
+counts, and what is used last leaves first, if it is used after what it makes room for. What a reader is in
+the middle of using is used now: it leaves for nothing.
 
 Items are told by 64-bit numbers, such as the first 8 bytes of a digest. A decision costs O(resident items
 x log uses) for each reader, in numpy; a `Future` once O(uses log uses).
@@ -33,15 +34,17 @@ class Future:
     """What a reader will use.
 
     uses: uint64, in the order it will use them. known: uint64, what it may use after those, in any order;
-    those it will use are taken for known, too.
+    those it will use are taken for known, too. until: int64, for each use how many are done, at most, while
+    it lasts; by default each is over once it is done.
     """
 
-    def __init__(self, uses: Ids, known: Ids) -> None:
+    def __init__(self, uses: Ids, known: Ids, until: Ints | None = None) -> None:
         self._ids, item = np.unique(uses, return_inverse=True)
         self._count = len(uses)
         # One ascending key for each use: by item, then by position.
         self._keys = np.sort(item.astype(np.int64) * (self._count + 1) + np.arange(self._count))
         self._known = np.union1d(self._ids, known)
+        self._until = np.zeros(self._count, np.int64) if until is None else until
 
     def __len__(self) -> int:
         """How many uses are foretold."""
@@ -49,16 +52,25 @@ class Future:
 
     def next_uses(self, items: Ids, start: int) -> Ints:
         """Return the position, from `start` on, of the next use of each item; 2**62 where there is none."""
-        found = np.full(len(items), NEVER)
+        return self._look(items, start)[0]
+
+    def uses_now(self, items: Ids, done: int) -> npt.NDArray[np.bool_]:
+        """Return for each item whether its last use is not over when so many are done."""
+        return self._look(items, done)[1]
+
+    def _look(self, items: Ids, start: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        found, now = np.full(len(items), NEVER), np.zeros(len(items), np.bool_)
         if not self._count:
-            return found
+            return found, now
         item, there = _places(self._ids, items)
         step = self._count + 1
         at = np.searchsorted(self._keys, item * step + min(start, self._count))
-        keys = self._keys[np.minimum(at, self._count - 1)]
-        there &= (at < self._count) & (keys < (item + 1) * step)
-        found[there] = (keys - item * step)[there]
-        return found
+        following, last = (self._keys[np.clip(at - back, 0, self._count - 1)] for back in (0, 1))
+        again = there & (at < self._count) & (following < (item + 1) * step)
+        found[again] = (following - item * step)[again]
+        before = there & (at > 0) & (last >= item * step)
+        now[before] = self._until[(last - item * step)[before]] >= start
+        return found, now
 
     def knows(self, items: Ids) -> npt.NDArray[np.bool_]:
         """Return for each item whether it may ever be used."""
@@ -80,11 +92,16 @@ class Course:
     late_seconds: float = 0.0
 
     def waits(self, items: Ids, uses_per_second: float) -> Floats:
-        """Return for how many seconds each item is not used: `LATER` when it is but known, inf when not."""
+        """Return for how many seconds each item is not used: `LATER` when it is but known, inf when not.
+
+        What is used now waits 0 seconds.
+        """
         positions = self.future.next_uses(items, self.done)
         seconds = (positions - (self.done - 1)) / uses_per_second + self.late_seconds
         never = np.where(self.future.knows(items), LATER, np.inf)
-        return np.where(positions < NEVER, np.minimum(seconds, LATER / 2), never)
+        waits = np.where(positions < NEVER, np.minimum(seconds, LATER / 2), never)
+        waits[self.future.uses_now(items, self.done)] = 0.0
+        return waits
 
 
 def soonest(courses: Sequence[Course], items: Ids) -> Floats:

@@ -131,6 +131,21 @@ def test_future_without_uses_knows_what_it_knows() -> None:
     assert soonest([Course(future([]))], ids(3)).tolist() == [np.inf]
 
 
+def test_what_is_in_the_middle_of_its_use_waits_no_time() -> None:
+    told = Future(ids(5, 7, 5, 9, 5), ids(), np.array([2, 1, 3, 9, 9]))
+    in_use = [told.uses_now(ids(5, 7, 9, 4), done).tolist() for done in range(4)]
+    assert in_use == [
+        [False, False, False, False],
+        [True, False, False, False],
+        [True, False, False, False],
+        [True, False, False, False],
+    ]
+    assert told.uses_now(ids(5, 7, 9, 4), 4).tolist() == [False, False, True, False]
+    waits = soonest([Course(told, 2, 1.0)], ids(5, 7, 9))
+    assert waits.tolist() == [0, LATER, 2]
+    assert choose_victims(waits, np.array([1, 1, 1]), 3, 0.0) is None
+
+
 def test_soonest_of_all_readers_counts_by_their_speeds() -> None:
     slow, fast = future([1, 2, 3]), future([9, 9, 9, 9, 3])
     both = [Course(slow, 0, 1.0), Course(fast, 0, 10.0)]

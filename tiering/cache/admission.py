@@ -69,19 +69,14 @@ class Admission:
         for name, value in ((CAPACITY, self.asked_bytes), (POLICY, self.policy)):
             if setting(db, name) != value:
                 set_setting(db, name, value)
+        self._heed(db)
         self.fit(content, db)
 
     def limit_bytes(self, db: sqlite3.Connection) -> int:
         """The capacity that counts: what a resize said, else what this process asked for."""
         resized = resized_bytes(db)
-        limit = self.asked_bytes if resized is None else resized
-        if resized is not None and limit not in (self.asked_bytes, self.capacity_bytes):
-            log.warning(
-                "node cache %s was resized to %d bytes, which count instead of the %d asked for here",
-                self.readers.path.parent, limit, self.asked_bytes,
-            )  # fmt: skip
-        self.capacity_bytes = limit
-        return limit
+        self.capacity_bytes = self.asked_bytes if resized is None else resized
+        return self.capacity_bytes
 
     def fit(self, content: Content, db: sqlite3.Connection) -> None:
         """Evict what no longer fits in the capacity."""
@@ -109,6 +104,7 @@ class Admission:
 
         reader: who asks, if it is registered, and `done`: its uses done once this one is.
         """
+        self._heed(db)
         room_bytes = self._room_bytes(content, db)
         courses = self._courses(db)
         if courses is None:
@@ -146,6 +142,17 @@ class Admission:
             now = identity(self.readers.living(), self.limit_bytes(db))
             if choice is not None and choice.readers == now:  # else whoever came or went chooses
                 set_setting(db, CHOSEN, choice.to_text())
+
+    def _heed(self, db: sqlite3.Connection) -> None:
+        """Say once that another capacity counts than this process asked for."""
+        before, limit = self.capacity_bytes, self.limit_bytes(db)
+        if limit not in (before, self.asked_bytes):
+            log.warning(
+                "node cache %s was resized to %d bytes, which count instead of the %d asked for here",
+                self.readers.path.parent,
+                limit,
+                self.asked_bytes,
+            )
 
     def _room_bytes(self, content: Content, db: sqlite3.Connection) -> int:
         """What copies may take, beside what is being filled."""

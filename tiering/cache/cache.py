@@ -217,7 +217,7 @@ class NodeCache:
         """Make room for a shard and claim it, in one transaction; False when the policy refuses it."""
         content = self._content
         with content.transaction() as db:
-            content.evict(db, name)  # its filler died: we hold its lock
+            content.take_over(db, name)
             content.drop_abandoned(db)
             if not self._admission.admit(content, db, name, nbytes, reader, done):
                 return False

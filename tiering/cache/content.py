@@ -108,6 +108,13 @@ class Content:
         """Claim room for a fill; whoever does holds its lock."""
         db.execute(f"INSERT INTO entries VALUES (?, ?, 0, {_NEXT_USE})", (name, nbytes))  # noqa: S608
 
+    def take_over(self, db: sqlite3.Connection, name: str) -> None:
+        """Forget what one who died while filling a shard left; its lock is ours now."""
+        died = db.execute("SELECT 1 FROM entries WHERE digest = ? AND whole = 0", (name,)).fetchone()
+        self.evict(db, name)
+        if died is not None:
+            self.files.sweep()
+
     def finish(self, db: sqlite3.Connection, name: str) -> bool:
         """Say that a fill is whole; False where the index was made anew, and knew nothing of its room."""
         if db.execute("UPDATE entries SET whole = 1 WHERE digest = ?", (name,)).rowcount == 1:

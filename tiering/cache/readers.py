@@ -160,11 +160,12 @@ def _read(fd: int) -> Told | None:
         about = _about(json.loads(data[_HEAD_BYTES : _HEAD_BYTES + about_bytes]), uses)
     except (ValueError, TypeError, RecursionError, struct.error):
         return None
-    if not data.startswith(MAGIC) or len(data) != _HEAD_BYTES + about_bytes + 8 * (uses + known):
+    if not data.startswith(MAGIC) or len(data) != _HEAD_BYTES + about_bytes + 8 * (2 * uses + known):
         return None
-    numbers = np.frombuffer(data, "<u8", uses + known, _HEAD_BYTES + about_bytes).astype(np.uint64)
-    foretold, unordered = Future(numbers[:uses], numbers[uses:]), Future(_NONE, numbers)
-    return Told(about, numbers[:uses], foretold, unordered)
+    numbers = np.frombuffer(data, "<u8", 2 * uses + known, _HEAD_BYTES + about_bytes).astype(np.uint64)
+    used, until, others = np.split(numbers, [uses, 2 * uses])
+    foretold = Future(used, others, until.astype(np.int64))
+    return Told(about, used, foretold, Future(_NONE, np.concatenate([used, others])))
 
 
 def _about(values: object, uses: int) -> About:

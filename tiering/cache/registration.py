@@ -6,7 +6,7 @@ nobody's. A child forked meanwhile gives up its copy of the lock at once. Files 
 at within transactions of the index, so nobody meets a half-written one of a living reader.
 
 What is foretold is bounded: `HORIZON` uses of shards. Behind it lies, in no order, all that the reader may
-ever use. A shard is told by the first 8 bytes of its digest: 8 bytes a use, 8 bytes a shard.
+ever use. A shard is told by the first 8 bytes of its digest: 16 bytes a use, 8 bytes a shard.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tiering.cache.lock import try_lock
 from tiering.errors import Corrupt
 
 Ids = np.ndarray[Any, np.dtype[np.uint64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 HORIZON: Final = 1 << 15
 """The most uses that are foretold: 2 TiB of shards of 64 MiB."""
@@ -39,7 +40,7 @@ PROGRESS: Final = struct.Struct("<Qdd")
 """Uses done, uses a second (0: not known), and when it last asked (seconds of the monotonic clock)."""
 PROGRESS_AT: Final = len(MAGIC)
 LENGTHS: Final = struct.Struct("<QQQ")
-"""Of what follows: a JSON object in bytes, uses, known shards."""
+"""Of what follows: a JSON object in bytes; uses, and as many numbers of when they end; known shards."""
 _SLACK: Final = 64
 """So many uses behind the furthest, one that was not asked for no longer will be."""
 
@@ -65,7 +66,8 @@ class Outlook:
     first_epoch: number of the first of `epochs`. epochs: for each epoch from it on the shards (`numbers_of`)
     in the order in which the cache will be asked for them; what goes beyond `HORIZON` is left out.
     known: all shards that it may ever use. shard_bytes: of a shard, on average.
-    uses_per_second: its speed; 0 to have it measured.
+    uses_per_second: its speed; 0 to have it measured. until: for each epoch and use of it, before how many
+    uses of that epoch, at most, its shard is read to its end, int64; by default before the next one.
     """
 
     corpus: str
@@ -77,10 +79,20 @@ class Outlook:
     known: Ids
     shard_bytes: int
     uses_per_second: float = 0.0
+    until: Sequence[Ints] = ()
 
     def uses(self) -> Ids:
         """All that is foretold, in order."""
         return np.concatenate([np.empty(0, np.uint64), *self.epochs])[:HORIZON]
+
+    def lasting(self) -> Ints:
+        """How many uses are done, at most, while each of `uses` lasts; 0 where that is not known."""
+        if not self.until:
+            return np.zeros(len(self.uses()), np.int64)
+        begins = np.cumsum([0, *(len(epoch) for epoch in self.epochs[:-1])])
+        return np.concatenate([begin + part for begin, part in zip(begins, self.until, strict=True)])[
+            :HORIZON
+        ]
 
     def epoch_ends(self) -> list[int]:
         """Where the epochs end in `uses`; one that goes beyond the horizon has no end."""
@@ -203,7 +215,7 @@ class Registration:
             }
         ).encode()
         lengths = LENGTHS.pack(len(about), len(uses), len(outlook.known))
-        arrays = [array.astype("<u8").tobytes() for array in (uses, outlook.known)]
+        arrays = [array.astype("<u8").tobytes() for array in (uses, outlook.lasting(), outlook.known)]
         return b"".join([MAGIC, self._progress(), lengths, about, *arrays])
 
 
