@@ -50,26 +50,22 @@ class Future:
         """How many uses are foretold."""
         return self._count
 
-    def next_uses(self, items: Ids, start: int) -> Ints:
-        """Return the position, from `start` on, of the next use of each item; 2**62 where there is none."""
-        return self._look(items, start)[0]
+    def look(self, items: Ids, done: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Return two arrays for when so many uses are done, of one value an item.
 
-    def uses_now(self, items: Ids, done: int) -> npt.NDArray[np.bool_]:
-        """Return for each item whether its last use is not over when so many are done."""
-        return self._look(items, done)[1]
-
-    def _look(self, items: Ids, start: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        int64: the position of its next use, 2**62 where there is none. bool: whether its last is not over.
+        """
         found, now = np.full(len(items), NEVER), np.zeros(len(items), np.bool_)
         if not self._count:
             return found, now
         item, there = _places(self._ids, items)
         step = self._count + 1
-        at = np.searchsorted(self._keys, item * step + min(start, self._count))
+        at = np.searchsorted(self._keys, item * step + min(done, self._count))
         following, last = (self._keys[np.clip(at - back, 0, self._count - 1)] for back in (0, 1))
         again = there & (at < self._count) & (following < (item + 1) * step)
         found[again] = (following - item * step)[again]
         before = there & (at > 0) & (last >= item * step)
-        now[before] = self._until[(last - item * step)[before]] >= start
+        now[before] = self._until[(last - item * step)[before]] >= done
         return found, now
 
     def knows(self, items: Ids) -> npt.NDArray[np.bool_]:
@@ -96,11 +92,12 @@ class Course:
 
         What is used now waits 0 seconds.
         """
-        positions = self.future.next_uses(items, self.done)
-        seconds = (positions - (self.done - 1)) / uses_per_second + self.late_seconds
-        never = np.where(self.future.knows(items), LATER, np.inf)
-        waits = np.where(positions < NEVER, np.minimum(seconds, LATER / 2), never)
-        waits[self.future.uses_now(items, self.done)] = 0.0
+        positions, now = self.future.look(items, self.done)
+        waits = (positions - (self.done - 1)) / uses_per_second + self.late_seconds
+        np.minimum(waits, LATER / 2, out=waits)
+        never = np.flatnonzero(positions == NEVER)
+        waits[never] = np.where(self.future.knows(items[never]), LATER, np.inf)
+        waits[now] = 0.0
         return waits
 
 
@@ -108,10 +105,13 @@ def soonest(courses: Sequence[Course], items: Ids) -> Floats:
     """Return for how many seconds each item is not used by any reader; inf where none knows it."""
     speeds = [course.uses_per_second for course in courses if course.uses_per_second > 0]
     usual = sum(speeds) / len(speeds) if speeds else 1.0
-    waits = np.full(len(items), np.inf)
+    order = np.argsort(items)  # what is looked up in turn is looked up quickly
+    ascending, least = items[order], np.full(len(items), np.inf)
     for course in courses:
         speed = course.uses_per_second if course.uses_per_second > 0 else usual
-        np.minimum(waits, course.waits(items, speed), out=waits)
+        np.minimum(least, course.waits(ascending, speed), out=least)
+    waits = np.empty(len(items))
+    waits[order] = least
     return waits
 
 

@@ -119,9 +119,9 @@ def test_foresight_of_two_jobs_is_worth_what_merged_is() -> None:
 def test_future_says_when_each_item_is_used_next() -> None:
     told = future([5, 7, 5, 9], known=[1])
     assert len(told) == 4
-    assert told.next_uses(ids(5, 7, 9, 1, 4), 0).tolist() == [0, 1, 3, 1 << 62, 1 << 62]
-    assert told.next_uses(ids(5, 7, 9), 2).tolist() == [2, 1 << 62, 3]
-    assert told.next_uses(ids(9), 9).tolist() == [1 << 62]
+    assert told.look(ids(5, 7, 9, 1, 4), 0)[0].tolist() == [0, 1, 3, 1 << 62, 1 << 62]
+    assert told.look(ids(5, 7, 9), 2)[0].tolist() == [2, 1 << 62, 3]
+    assert told.look(ids(9), 9)[0].tolist() == [1 << 62]
     assert told.knows(ids(5, 1, 4)).tolist() == [True, True, False]
 
 
@@ -133,14 +133,14 @@ def test_future_without_uses_knows_what_it_knows() -> None:
 
 def test_what_is_in_the_middle_of_its_use_waits_no_time() -> None:
     told = Future(ids(5, 7, 5, 9, 5), ids(), np.array([2, 1, 3, 9, 9]))
-    in_use = [told.uses_now(ids(5, 7, 9, 4), done).tolist() for done in range(4)]
+    in_use = [told.look(ids(5, 7, 9, 4), done)[1].tolist() for done in range(4)]
     assert in_use == [
         [False, False, False, False],
         [True, False, False, False],
         [True, False, False, False],
         [True, False, False, False],
     ]
-    assert told.uses_now(ids(5, 7, 9, 4), 4).tolist() == [False, False, True, False]
+    assert told.look(ids(5, 7, 9, 4), 4)[1].tolist() == [False, False, True, False]
     waits = soonest([Course(told, 2, 1.0)], ids(5, 7, 9))
     assert waits.tolist() == [0, LATER, 2]
     assert choose_victims(waits, np.array([1, 1, 1]), 3, 0.0) is None

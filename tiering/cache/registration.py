@@ -186,7 +186,7 @@ class Registration:
         return (limits[number], limits[number + 1]) if 0 <= number < len(limits) - 1 else (0, 0)
 
     def _next(self, number: int, start: int) -> int:
-        return int(self._future.next_uses(np.array([number], np.uint64), start)[0])
+        return int(self._future.look(np.array([number], np.uint64), start)[0][0])
 
     def _tell(self) -> None:
         """Write how far it is."""
