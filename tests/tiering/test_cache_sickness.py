@@ -17,7 +17,7 @@ import pytest
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, on_disk, put, shard
-from tiering import open_tier
+from tiering import NodeCache, open_tier
 from tiering.cache import content
 from tiering.errors import Unavailable
 from tiering.keys import TEMP_PREFIX
@@ -189,20 +189,27 @@ def put_a_file_in_place_of_its_locks(path: Path) -> None:
     (path / "locks").write_text("")
 
 
+def put_a_file_in_place_of_its_readers(path: Path) -> None:
+    path.mkdir()
+    (path / "readers").write_text("")
+
+
+@pytest.mark.parametrize("policy", ["pin", "auto"])
 @pytest.mark.parametrize(
     "harm",
     [
         put_a_file_in_its_place,
         put_a_file_in_place_of_its_objects,
         put_a_file_in_place_of_its_locks,
+        put_a_file_in_place_of_its_readers,
     ],
 )
 def test_cache_that_is_sick_changes_no_row_and_says_so_once(
-    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None], policy: str
 ) -> None:
     harm(tmp_path / "cache")
     with memory_corpus(640, 16, 4) as corpus, caplog.at_level(logging.WARNING):
-        nodes = make(1000)
+        nodes = make(1000, policy)
         loader = Loader(corpus, 64, cache=nodes)
         assert [seen(loader) for _ in range(2)] == [
             promised(loader.order, 64, epoch=epoch) for epoch in range(2)
@@ -251,6 +258,25 @@ def test_cache_folder_that_may_not_be_written_is_a_sickness(
     assert not put(nodes, 1)
     assert not put(nodes, 2)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("call", ["pwrite", "preadv", "pread", "write"])
+def test_cache_on_a_disk_that_dies_under_it_changes_no_row_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with memory_corpus(640, 16, 4, format="arrow") as corpus:
+        nodes = NodeCache(tmp_path / "cache", corpus.nbytes // 2, "clairvoyant")
+        loader = Loader(corpus, 64, cache=nodes)
+        batches = iter(loader)
+        found = [next(batches)["row"].tolist()]
+        monkeypatch.setattr(os, call, Breaks(OSError(5, "Input/output error")))
+        found += [batch["row"].tolist() for batch in batches]
+        assert found == promised(loader.order, 64)
+        assert seen(loader) == promised(loader.order, 64, epoch=1)
+        monkeypatch.undo()
+        nodes.close()
+    told = [record.name for record in caplog.records if "takes no more" in record.message]
+    assert len(told) <= 1
 
 
 class Breaks:

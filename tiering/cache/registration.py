@@ -135,7 +135,6 @@ class Registration:
             if start < end:  # it is foretold already
                 self.done = self._furthest = start
                 self._behind[start:] = bytes(len(self._behind) - start)
-                self._tell()
 
     def renew(self, folder: Path, outlook: Outlook) -> None:
         """Register, or tell what comes now, in place of what was told before.
