@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from loaders.digest import RowsDigest, RowsHasher
 from loaders.feeds import Feed, Feeds
+from loaders.foretold import Foreteller
 from loaders.ranks import choose_lanes, find_rank
 from loaders.slots import Batch
 from loaders.state import LoaderState
@@ -29,7 +30,7 @@ from tiering.layout.zarr import ZarrColumn
 Transform = Callable[[Batch], Any]
 
 MAX_EPOCHS: Final = 1 << 32
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_feed"})
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_foreteller", "_feed"})
 
 
 class Loader:
@@ -156,6 +157,7 @@ class Loader:
         begun = time.perf_counter()
         with ExitStack() as stack:
             stack.callback(self._feeds.reader.rest)
+            stack.enter_context(self._foreteller.loop(self._order, epoch, position))
             feed = self._feeds.open(self._order, epoch, lanes, position, end, self._step)
             stack.enter_context(feed)
             self._feed = feed
@@ -291,6 +293,7 @@ class Loader:
         self._feeds = Feeds(
             self.corpus, self._columns, self._cache, self._verify, self._device, self._threads
         )
+        self._foreteller = Foreteller(self._feeds.reader, self.rank, self.world_size)
         self._feed = None
 
     def _end_loop(self) -> None:

@@ -1,4 +1,4 @@
-"""`tiering.toml`: the tiers a team has, told once.
+"""`tiering.toml`: the tiers and node caches a team has, told once.
 
 Invariant: a configuration that loads is right in every key and type; one that is wrong is answered with the
 key, the value seen and a right example, and nothing is opened.
@@ -15,6 +15,11 @@ Example::
     capacity = "2TB"
     high_water = 0.95
     low_water = 0.85
+
+    [caches.node]
+    path = "/mnt/nvme/cache"
+    capacity = "500GB"
+    policy = "auto"
 """
 
 from __future__ import annotations
@@ -23,11 +28,12 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Final, TypeVar, get_args, overload
 
+from tiering.cache import NodeCache
 from tiering.errors import ConfigError, NotFound
 from tiering.tier import HIGH_WATER, LOW_WATER, Tier, open_tier
 
@@ -41,6 +47,7 @@ class Config:
 
     tiers: Mapping[str, Tier]
     path: Path | None = None
+    caches: Mapping[str, NodeCache] = field(default_factory=dict)
 
     def tier(self, name: str) -> Tier:
         """The tier called `name`, or the one at `name` where that is a url or a path.
@@ -114,7 +121,7 @@ def load_config(path: str | os.PathLike[str] = "tiering.toml") -> Config:
     """
     path = Path(path)
     table = read_toml(path)
-    config = Config(read_tiers(table), path)
+    config = Config(read_tiers(table), path, _read_caches(table))
     table.finish()
     return config
 
@@ -164,6 +171,28 @@ def _read_tier(name: str, tiers: Table) -> Tier:
         raise ConfigError(f"{table.where}: {error.message}", hint=error.hint) from None
     table.finish()
     return tier
+
+
+def _read_caches(table: Table) -> Mapping[str, NodeCache]:
+    """The node caches of the table ``[caches]``; nothing is made or opened."""
+    caches = Table(table.get("caches", dict, "[caches.node]", {}), "caches")
+    return MappingProxyType({name: _read_cache(name, caches) for name in caches.keys()})  # noqa: SIM118
+
+
+def _read_cache(name: str, caches: Table) -> NodeCache:
+    table = Table(caches.get(name, dict, "{path = '/mnt/nvme/cache', capacity = '500GB'}"), f"caches.{name}")
+    try:
+        cache = NodeCache(
+            table.require("path", str, "'/mnt/nvme/cache'"),
+            table.get("capacity", str | int, "'500GB'") or table.require("capacity", str, "'500GB'"),
+            table.get("policy", str, "'auto'", "auto"),
+        )
+    except ConfigError as error:
+        if table.where in error.message:
+            raise
+        raise ConfigError(f"{table.where}: {error.message}", hint=error.hint) from None
+    table.finish()
+    return cache
 
 
 def _option(options: Table, key: str) -> Any:

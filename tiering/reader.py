@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from tiering.cache import STORE_NAME, NodeCache
+from tiering.cache import STORE_NAME, NodeCache, Registration
 from tiering.corpus import Corpus
 from tiering.digest import CRC_BYTES, Buffer
 from tiering.errors import Corrupt, DeadlineExceeded, NotFound, TieringError, Unavailable, UsageError
@@ -79,6 +79,8 @@ class BlockReader:
         self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
         self._can_heal = True
         self._always_verify = verify == "always"
+        self.registration: Registration | None = None
+        """By which the cache knows this reader, where it was foretold what will be read."""
 
     @property
     def stored_bytes(self) -> int:
@@ -87,7 +89,7 @@ class BlockReader:
 
     @property
     def digests(self) -> list[str]:
-        """Digests of those shard objects."""
+        """Digests of those shard objects, column by column, each in the order of the rows."""
         return [digest for shards in self.shards.values() for digest in shards.digests]
 
     def slot_rows(self, column: ZarrColumn) -> int:
@@ -317,8 +319,13 @@ class BlockReader:
         if state.cached is None:
             with state.lock:
                 if state.cached is None:
+                    shard = state.shard
                     state.cached = self.cache.get(
-                        state.shard.digest, state.shard.nbytes, lambda: [self._whole(state)], verified=True
+                        shard.digest,
+                        shard.nbytes,
+                        lambda: [self._whole(state)],
+                        self.registration,
+                        verified=True,
                     )
         return bool(state.cached)
 

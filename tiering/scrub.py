@@ -136,7 +136,7 @@ def verify(
     here = corpus.at(tier)
     catalog.load(tier.store, here.name, here.version)  # reads the manifest back too
     items = _items(here)
-    chosen_items = [item for item in items if part is None or _bucket(item[2], part[1]) == part[0]]
+    chosen_items = [item for item in items if in_part(item[2], part)]
     missing: list[str] = []
     corrupt: list[str] = []
     unreadable: list[str] = []
@@ -184,8 +184,9 @@ def parse_subset(subset: str | tuple[int, int] | None) -> tuple[int, int] | None
     return k, n
 
 
-def _bucket(expected: str, n: int) -> int:
-    return int(expected[:_BUCKET_DIGITS], 16) % n + 1
+def in_part(digest: str, part: tuple[int, int] | None) -> bool:
+    """Whether what has this digest is in the k-th of n parts; None is all."""
+    return part is None or int(digest[:_BUCKET_DIGITS], 16) % part[1] + 1 == part[0]
 
 
 Item = tuple[str, int, str]

@@ -12,7 +12,8 @@ import pytest
 
 from tests.faults.zygote import Zygote
 from tests.tiering.cache_tools import NBYTES, name_of, shard
-from tiering import NodeCache, cache_lock
+from tiering import NodeCache
+from tiering.cache import lock
 
 COUNT = 20
 FACTS: list[Any] = ["arrow", 1, COUNT]
@@ -102,7 +103,7 @@ def test_clock_that_jumps_changes_nothing(zygote: Zygote, tmp_path: Path) -> Non
 def test_clock_that_jumps_ends_no_wait_for_a_fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes, waited, fetched = NodeCache(tmp_path / "cache", 10 * NBYTES), threading.Event(), list[int]()
     real, years = time.time, iter(range(1, 1_000_000))
-    tried, try_lock = list[bool](), cache_lock._try_lock
+    tried, try_lock = list[bool](), lock.try_lock
 
     def counted(fd: int) -> bool:
         tried.append(got := try_lock(fd))
@@ -115,7 +116,7 @@ def test_clock_that_jumps_ends_no_wait_for_a_fill(tmp_path: Path, monkeypatch: p
         assert waited.wait(60)  # somebody else has waited for this a while
         return [shard(1)]
 
-    monkeypatch.setattr(cache_lock, "_try_lock", counted)
+    monkeypatch.setattr(lock, "try_lock", counted)
     monkeypatch.setattr(time, "time", lambda: real() + 3e7 * next(years))
     got: list[bool] = []
     threads = [

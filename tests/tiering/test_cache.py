@@ -13,7 +13,8 @@ import pytest
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, seen
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, content, files_below, held, name_of, put, shard
-from tiering import NodeCache, cache, open_corpus, open_tier
+from tiering import NodeCache, open_corpus, open_tier
+from tiering.cache import cache
 from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable
 from tiering.monitor.stats import COUNTERS
 
@@ -255,7 +256,7 @@ def test_cache_closed_opens_again_on_use_and_closes_itself(make: Make) -> None:
     assert not fetched
 
 
-@pytest.mark.parametrize("policy", ["pin", "lru"])
+@pytest.mark.parametrize("policy", ["pin", "lru", "auto", "clairvoyant"])
 @pytest.mark.parametrize("shards", [0.5, 1, 1.5])
 def test_cache_of_hardly_a_shard_changes_no_row(make: Make, policy: str, shards: float) -> None:
     with memory_corpus(640, 16, 4, format="arrow") as corpus:
@@ -266,6 +267,26 @@ def test_cache_of_hardly_a_shard_changes_no_row(make: Make, policy: str, shards:
             assert seen(loader) == promised(loader.order, 64, epoch=epoch)
             assert nodes.status().used_bytes <= nodes.capacity_bytes
         assert nodes.status().shards == int(shards)
+
+
+def test_cache_of_two_corpora_at_once_has_one_copy_of_what_they_share(make: Make, tmp_path: Path) -> None:
+    lake = open_tier(tmp_path / "lake", "lake")
+    made = [make_corpus(lake, rows, 16, 4, name=f"rows-{rows}") for rows in (640, 896)]
+    digests = [set(corpus.manifest["digest"].to_pylist()) for corpus in made]
+    assert digests[0] < digests[1]
+    nodes = make(10**6, "auto")
+    loaders = [Loader(corpus, 64, cache=nodes, seed=seed) for seed, corpus in enumerate(made)]
+    rows: list[list[list[int]]] = [[], []]
+    for batches in zip(*loaders, strict=False):
+        for found, batch in zip(rows, batches, strict=True):
+            found.append(batch["row"].tolist())
+    assert rows == [
+        promised(loader.order, 64)[: len(found)] for loader, found in zip(loaders, rows, strict=True)
+    ]
+    assert {one.corpus for one in nodes.status().readers} == {"rows-640", "rows-896"}
+    seen(loaders[1])
+    assert nodes.status().shards == len(digests[1])
+    assert nodes.status().used_bytes == made[1].nbytes
 
 
 def test_cache_serves_versions_and_tiers_by_content(make: Make, tmp_path: Path) -> None:

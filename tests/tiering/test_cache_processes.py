@@ -97,7 +97,8 @@ FORKED = """
 import os, sys, threading, warnings
 from pathlib import Path
 from tests.tiering.cache_tools import NBYTES, held, name_of, put, shard
-from tiering import NodeCache, cache
+from tiering import NodeCache
+from tiering.cache import cache
 
 warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads is what is tested
 nodes = NodeCache(Path(sys.argv[1]), 10 * NBYTES)
@@ -105,7 +106,7 @@ put(nodes, 1)
 inside, leave = threading.Event(), threading.Event()
 
 def hold():
-    with nodes._indexes[os.getpid()].lock:
+    with nodes._content.connection.lock:
         inside.set()
         leave.wait()
 
@@ -163,7 +164,7 @@ def act(nodes, steps):
             return real(*args, **options)
         return call
     nodes.status()
-    nodes._indexes[os.getpid()].db.set_trace_callback(step)
+    nodes._content.connection.db.set_trace_callback(step)
     os.fdatasync = stepping(os.fdatasync)
     os.write = stepping(os.write)
     os.open = stepping(os.open)

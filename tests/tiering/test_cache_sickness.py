@@ -17,7 +17,8 @@ import pytest
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, promised, run_python, seen, start_python
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, name_of, on_disk, put, shard
-from tiering import cache, open_tier
+from tiering import NodeCache, open_tier
+from tiering.cache import content
 from tiering.errors import Unavailable
 from tiering.keys import TEMP_PREFIX
 from tiering.stores.file import FileStore
@@ -147,7 +148,7 @@ def test_cache_whose_index_has_other_numbers_corrects_them(make: Make) -> None:
     nodes = make(3)
     for number in range(3):
         put(nodes, number)
-    with nodes._transaction() as db:
+    with nodes._content.transaction() as db:
         db.execute("UPDATE entries SET nbytes = 1")
         db.execute("INSERT INTO entries VALUES ('ab/../../nonsense', 'x', 7, 0.5)")
     nodes.close()
@@ -162,7 +163,7 @@ def test_cache_fill_that_the_new_index_does_not_know_is_not_kept(make: Make) -> 
     nodes = make(3)
 
     def fetch() -> list[bytes]:
-        with nodes._transaction() as db:  # by a process that made the index anew meanwhile
+        with nodes._content.transaction() as db:  # by a process that made the index anew meanwhile
             db.execute("DELETE FROM entries")
         return [shard(1)]
 
@@ -188,20 +189,27 @@ def put_a_file_in_place_of_its_locks(path: Path) -> None:
     (path / "locks").write_text("")
 
 
+def put_a_file_in_place_of_its_readers(path: Path) -> None:
+    path.mkdir()
+    (path / "readers").write_text("")
+
+
+@pytest.mark.parametrize("policy", ["pin", "auto"])
 @pytest.mark.parametrize(
     "harm",
     [
         put_a_file_in_its_place,
         put_a_file_in_place_of_its_objects,
         put_a_file_in_place_of_its_locks,
+        put_a_file_in_place_of_its_readers,
     ],
 )
 def test_cache_that_is_sick_changes_no_row_and_says_so_once(
-    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None], policy: str
 ) -> None:
     harm(tmp_path / "cache")
     with memory_corpus(640, 16, 4) as corpus, caplog.at_level(logging.WARNING):
-        nodes = make(1000)
+        nodes = make(1000, policy)
         loader = Loader(corpus, 64, cache=nodes)
         assert [seen(loader) for _ in range(2)] == [
             promised(loader.order, 64, epoch=epoch) for epoch in range(2)
@@ -252,6 +260,25 @@ def test_cache_folder_that_may_not_be_written_is_a_sickness(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("call", ["pwrite", "preadv", "pread", "write"])
+def test_cache_on_a_disk_that_dies_under_it_changes_no_row_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with memory_corpus(640, 16, 4, format="arrow") as corpus:
+        nodes = NodeCache(tmp_path / "cache", corpus.nbytes // 2, "clairvoyant")
+        loader = Loader(corpus, 64, cache=nodes)
+        batches = iter(loader)
+        found = [next(batches)["row"].tolist()]
+        monkeypatch.setattr(os, call, Breaks(OSError(5, "Input/output error")))
+        found += [batch["row"].tolist() for batch in batches]
+        assert found == promised(loader.order, 64)
+        assert seen(loader) == promised(loader.order, 64, epoch=1)
+        monkeypatch.undo()
+        nodes.close()
+    told = [record.name for record in caplog.records if "takes no more" in record.message]
+    assert len(told) <= 1
+
+
 class Breaks:
     """A function that only raises."""
 
@@ -265,10 +292,10 @@ class Breaks:
 def test_cache_whose_index_is_locked_for_ever_is_a_sickness(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cache, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(content, "BUSY_SECONDS", 0.0)
     nodes, other = make(5), make(5)
     put(nodes, 1)
-    with other._transaction():
+    with other._content.transaction():
         assert put(nodes, 1)
         assert not put(nodes, 2)
     assert len(caplog.records) == 1

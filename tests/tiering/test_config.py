@@ -162,3 +162,37 @@ def test_table_hands_out_defaults_and_finds_what_nobody_asked_for() -> None:
     table.finish()
     with pytest.raises(ConfigError, match=r"it = \[\] is not a table"):
         Table([], "it")
+
+
+def test_config_of_caches_says_all_and_opens_nothing(tmp_path: Path) -> None:
+    text = f"""
+[caches.node]
+path = "{tmp_path}/cache"
+capacity = "2TB"
+[caches.other]
+path = "{tmp_path}/other"
+capacity = 4096
+policy = "lru"
+"""
+    caches = load(tmp_path, text).caches
+    assert [(name, cache.capacity_bytes, cache.policy) for name, cache in caches.items()] == [
+        ("node", 2 * 10**12, "auto"),
+        ("other", 4096, "lru"),
+    ]
+    assert caches["node"].path == tmp_path / "cache"
+    assert not caches["node"].path.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("path = '/x'", "caches.node.capacity is missing"),
+        ("capacity = 1", "caches.node.path is missing"),
+        ("path = '/x'\ncapacity = 'much'", "caches.node: capacity = 'much'"),
+        ("path = '/x'\ncapacity = 1\npolicy = 'newest'", "caches.node: policy must be one of"),
+        ("path = '/x'\ncapacity = 1\nsize = 1", "caches.node.size is not a known key"),
+    ],
+)
+def test_config_of_a_wrong_cache_names_it(tmp_path: Path, lines: str, names: str) -> None:
+    with pytest.raises(ConfigError, match=names):
+        load(tmp_path, f"[caches.node]\n{lines}\n")

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from tiering import __version__
-from tiering.cli import block, corpora, doctor, encryption, jobs, simulate, upkeep, verify
+from tiering.cli import block, caches, corpora, doctor, encryption, jobs, simulate, upkeep, verify
 from tiering.cli.session import make_session
 from tiering.errors import TieringError
 from tiering.tier import close_stores
@@ -48,6 +48,8 @@ app = typer.Typer(
     ),
 )
 app.add_typer(block.app, name="block")
+app.add_typer(caches.app, name="cache")
+caches.register(app)
 corpora.register(app)
 upkeep.register(app)
 verify.register(app)

@@ -1,7 +1,8 @@
 """The node cache's index: an SQLite file (WAL) that says which copies are whole and which are being filled.
 
 Invariant: whoever gets a connection from `connect` has a sound index that agrees with the files of the cache.
-The files are the truth: an index that is damaged is put aside, once, and made anew from them.
+The files are the truth: an index that is damaged is put aside, once, and made anew from them. What it says
+beside that, requests counted and settings that all processes share, begins anew then.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ CREATE TABLE IF NOT EXISTS entries (
     used INTEGER NOT NULL       -- counts uses; the largest is the latest
 );
 CREATE INDEX IF NOT EXISTS entries_used ON entries (used);
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (
+    one INTEGER PRIMARY KEY CHECK (one = 1),  -- requests of all processes, in one row
+    hits INTEGER NOT NULL, hit_bytes INTEGER NOT NULL, misses INTEGER NOT NULL, miss_bytes INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO counts VALUES (1, 0, 0, 0, 0);
 """
 _DROP_NONSENSE: Final = f"""
 DELETE FROM entries WHERE typeof(digest) != 'text' OR length(digest) != {DIGEST_CHARS}
@@ -49,6 +56,22 @@ _NOT_DAMAGE: Final = frozenset(
 
 
 Copies = Callable[[], Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Requests of all processes since the cache was made or cleared."""
+
+    hits: int = 0
+    hit_bytes: int = 0
+    misses: int = 0
+    miss_bytes: int = 0
+
+    @property
+    def hit_ratio(self) -> float:
+        """Share of the bytes asked for that was here; 0 where nothing was asked for."""
+        asked_bytes = self.hit_bytes + self.miss_bytes
+        return self.hit_bytes / asked_bytes if asked_bytes else 0.0
 
 
 @dataclass(slots=True)
@@ -70,6 +93,40 @@ def is_damage(error: BaseException) -> bool:
     """Whether an error is of the index's bytes, and not of the disk or of who else uses it."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # text that is none has no code
     return isinstance(error, sqlite3.Error) and code & 0xFF not in _NOT_DAMAGE
+
+
+def setting(db: sqlite3.Connection, name: str) -> object:
+    """What the processes agreed on; None where nothing. SQLite keeps no checksums: check it."""
+    row = db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    return None if row is None else row[0]
+
+
+def set_setting(db: sqlite3.Connection, name: str, value: str | int | None) -> None:
+    """Agree on a value; None forgets it."""
+    if value is None:
+        db.execute("DELETE FROM settings WHERE name = ?", (name,))
+    else:
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+
+def count(db: sqlite3.Connection, nbytes: int, *, hit: bool) -> None:
+    """Count a request."""
+    if hit:
+        db.execute("UPDATE counts SET hits = hits + 1, hit_bytes = hit_bytes + ?", (nbytes,))
+    else:
+        db.execute("UPDATE counts SET misses = misses + 1, miss_bytes = miss_bytes + ?", (nbytes,))
+
+
+def counts(db: sqlite3.Connection) -> Counts:
+    """Requests so far."""
+    row = db.execute("SELECT hits, hit_bytes, misses, miss_bytes FROM counts").fetchone() or ()
+    sound = len(row) == 4 and all(isinstance(value, int) and value >= 0 for value in row)
+    return Counts(*row) if sound else Counts()
+
+
+def forget_counts(db: sqlite3.Connection) -> None:
+    """Begin to count anew."""
+    db.execute("UPDATE counts SET hits = 0, hit_bytes = 0, misses = 0, miss_bytes = 0")
 
 
 def connect(path: Path, copies: Copies, busy_seconds: float) -> sqlite3.Connection:

@@ -22,7 +22,7 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait_seconds
     try:
-        while not (held := _try_lock(fd)) and time.monotonic() < deadline:
+        while not (held := try_lock(fd)) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         try:
             yield held
@@ -33,9 +33,20 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
         os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
+    """Take the lock of an open file if nobody has it; whether it is ours now."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def is_locked(fd: int) -> bool:
+    """Whether one who opened the file elsewhere holds its lock; those who ask do not disturb each other."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
