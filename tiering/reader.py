@@ -12,10 +12,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import numpy as np
+import pyarrow as pa
 
 from tiering.cache import STORE_NAME, NodeCache
 from tiering.corpus import Corpus
@@ -26,7 +27,7 @@ from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
-from tiering.schema import array_of, columns_of
+from tiering.schema import array_of, choose, columns_of, rows_of
 from tiering.shard_state import RawBlock, ReadCounts, ShardState
 from tiering.stores.base import Extent
 from tiering.transfer import is_verified, read_verified
@@ -43,11 +44,13 @@ class BlockReader:
 
     Args:
         corpus: the corpus, on the tier to read from.
-        columns: names of columns of fixed shape; all by default.
+        columns: names of columns; all by default.
         cache: the node's cache, or None to read the tier alone.
         verify: ``first``, the CRC of a block that lies uncompressed in a local file is checked when it is
             first read, and anew after that file changed; or ``always``, whenever it is read. All other
             blocks always are.
+        ragged: whether rows are read by `read_batch`, from an Arrow corpus: then columns need no fixed
+            shape, and `columns` is empty.
 
     Raises:
         UsageError: no such column, or its rows have no fixed shape.
@@ -59,12 +62,15 @@ class BlockReader:
         columns: Sequence[str] | None = None,
         cache: NodeCache | None = None,
         verify: str = "first",
+        *,
+        ragged: bool = False,
     ) -> None:
         if verify not in VERIFY:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
-        self.columns = _choose(corpus, columns)
+        self.schema = choose(corpus.schema, columns, f"corpus {corpus.name!r}")
+        self.columns = () if ragged else columns_of(self.schema)
         self.block_rows = corpus.contents.block_rows
         self.counts = ReadCounts()
         self._lock = threading.Lock()
@@ -117,7 +123,16 @@ class BlockReader:
         """
         for name in self._shards:
             if self._layout is None or name in slots:
-                self._read_good(name, self._state(name, shard), block, slots)
+                read = partial(self._read, name, block=block, slots=slots)
+                self._read_good(self._state(name, shard), read)
+
+    def read_batch(self, shard: int, block: int, memory: memoryview) -> pa.RecordBatch:
+        """Read one block of an Arrow corpus, as `read` does: the chosen columns, which refer to `memory`.
+
+        `memory` has at least the `Shards.largest_block_bytes` of the corpus.
+        """
+        read = partial(self._read_message, block=block, memory=memory)
+        return self._read_good(self._state("", shard), read).select(self.schema.names)
 
     def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
         """Where the rows of a block can be read around this reader; None where only `read` gives them.
@@ -179,21 +194,20 @@ class BlockReader:
         # A block tier's extents have addresses too, but are given to other objects after a delete.
         return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
 
-    def _read_good(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
-        """Read a block from whichever copy is good."""
-        for left in reversed(range(self._attempts)):
+    def _read_good(self, state: ShardState, read: Callable[[ShardState], T]) -> T:
+        """What `read` makes of whichever copy is good."""
+        left = self._attempts
+        while True:
+            left -= 1
             try:
-                self._read(name, state, block, slots)
+                return read(state)
             except (Corrupt, NotFound) as error:
                 error.tier, error.key = error.tier or state.tier.name, error.key or state.shard.key
                 if not left:
                     raise
                 self._replace(state, error, again=left < self._attempts - 1)
             except (Unavailable, DeadlineExceeded) as error:
-                self._elsewhere(state, lambda other: self._read(name, other, block, slots), error)
-                break
-            else:
-                break
+                return self._elsewhere(state, read, error)
 
     def _elsewhere(self, state: ShardState, read: Callable[[ShardState], T], error: TieringError) -> T:
         """What `read` makes of the next tier that answers; the next block is again asked of the first."""
@@ -204,12 +218,11 @@ class BlockReader:
         raise error
 
     def _read(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
-        span, crc = self._locate(state, block)
         if self._layout is None:
-            message = bytearray(span.nbytes)
-            self._bytes(state, span.offset, memoryview(message))
-            self._scatter(message, crc, slots)
-        elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
+            self._scatter(self._read_message(state, block, None), slots)
+            return
+        span, crc = self._locate(state, block)
+        if self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
             identity = self._bytes(state, span.offset, stored)
             if self._always_verify or not state.is_proven(identity, block):
@@ -220,15 +233,24 @@ class BlockReader:
             stored = memoryview(bytearray(span.nbytes))
             self._bytes(state, span.offset, stored)
             check_block(stored, crc)
-            decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
+            decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
         with self._lock:
             self.counts.bytes_needed += span.nbytes
 
-    def _scatter(self, message: Buffer, crc: int, slots: Mapping[str, memoryview]) -> None:
+    def _read_message(self, state: ShardState, block: int, memory: memoryview | None) -> pa.RecordBatch:
+        """A block of an Arrow corpus, in `memory` or in memory of its own."""
+        span, crc = self._locate(state, block)
+        message = memoryview(bytearray(span.nbytes)) if memory is None else memory[: span.nbytes]
+        self._bytes(state, span.offset, message)
         batch = arrow.decode_block(message, crc, self.corpus.schema)
+        with self._lock:
+            self.counts.bytes_needed += span.nbytes
+        return batch
+
+    def _scatter(self, batch: pa.RecordBatch, slots: Mapping[str, memoryview]) -> None:
         for column in self.columns:
             values = array_of(batch.column(column.name), column)
-            _as_rows(slots[column.name], column, len(values))[:] = values
+            rows_of(slots[column.name], column, len(values))[:] = values
 
     def _locate(self, state: ShardState, block: int) -> tuple[BlockSpan, int]:
         """Where a block lies, and its CRC32C."""
@@ -370,21 +392,3 @@ class BlockReader:
     def _fetched(self, nbytes: int) -> None:
         with self._lock:
             self.counts.bytes_fetched += nbytes
-
-
-def _choose(corpus: Corpus, names: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
-    known = list(corpus.schema.names)
-    for name in names or ():
-        if name not in known:
-            raise UsageError(
-                f"corpus {corpus.name!r} has no column {name!r}", hint=f"Its columns are {', '.join(known)}"
-            )
-    wanted = known if names is None else list(dict.fromkeys(names))
-    if not wanted:
-        raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
-    return columns_of(corpus.schema.empty_table().select(wanted).schema)
-
-
-def _as_rows(slot: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:
-    flat = np.frombuffer(slot, np.uint8, rows * column.row_bytes)
-    return flat.view(column.dtype).reshape(rows, *column.shape)
