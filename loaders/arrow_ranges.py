@@ -49,7 +49,7 @@ class Ranges:
     def __init__(self, field: pa.Field, count: int, block_rows: int, arena: Arena) -> None:
         self.field = field
         self._is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
-        self._is_bytes = _is_bytes(field.type)
+        self._is_bytes = is_bytes(field.type)
         self._item_bytes = _item_bytes(field.type) or 1
         self._stride = block_rows + 1
         self._arena = arena
@@ -103,7 +103,7 @@ class Ranges:
         if not (self._is_list or self._is_bytes):
             return _fixed(kind, count, validity, data)
         ends = np.frombuffer(offsets, np.int64, count + 1) // self._item_bytes
-        if _has_small_offsets(kind):
+        if has_small_offsets(kind):
             if ends[-1] > _MAX_INT32:
                 raise UsageError(
                     f"{count} rows of column {self.field.name!r} have {ends[-1]} items, too many for {kind}",
@@ -125,30 +125,28 @@ class Ranges:
         if not (self._is_list or self._is_bytes):
             starts: Int64s = np.arange(count + 1, dtype=np.int64) * self._item_bytes
         else:
-            width = np.int32 if _has_small_offsets(values.type) else np.int64
+            width = np.int32 if has_small_offsets(values.type) else np.int64
             starts = np.frombuffer(buffers[1], width, count + 1).astype(np.int64) * self._item_bytes
         if starts[0] < 0 or starts[-1] > data.size or (np.diff(starts) < 0).any():
             raise FormatError(f"column {self.field.name!r} has rows that do not lie within its values")
         return base + starts
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether rows are strings or binaries."""
     types = pa.types
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    )
+    kinds = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
-def _has_small_offsets(kind: pa.DataType) -> bool:
+def has_small_offsets(kind: pa.DataType) -> bool:
+    """Whether offsets of rows are int32, not int64."""
     return bool(pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_list(kind))
 
 
 def _item_bytes(kind: pa.DataType) -> int | None:
-    """Bytes of what rows are made of: of a character, an item of a list, a row of fixed shape; None: others."""
-    if _is_bytes(kind):
+    """Bytes of a character, an item of a list, a row of fixed shape; None for other types."""
+    if is_bytes(kind):
         return 1
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _fixed_bytes(kind.value_type)

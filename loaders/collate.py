@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from loaders.arrow_ranges import has_small_offsets, is_bytes
 from loaders.packing import PACKED, Long, into_rows, pieces_of
 from tiering.errors import UsageError
-from tiering.schema import array_of, columns_of
+from tiering.schema import array_of, columns_of, to_table
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Any]
@@ -52,7 +53,7 @@ class Pad:
 
     def check(self, schema: pa.Schema) -> None:
         """Raise UsageError for a schema of which no batch can be padded."""
-        _check_columns(schema, "pad", ("lengths",), self.value)
+        _check_columns(schema, "padded", ("lengths",), self.value)
 
     def __call__(self, batch: pa.RecordBatch) -> Arrays:
         """Arrays by column.
@@ -113,7 +114,7 @@ class Pack:
     def check(self, schema: pa.Schema) -> None:
         """Raise UsageError for a schema of which no batch can be packed."""
         names = ("cu_seqlens", "max_seqlen") if self.length is None else PACKED
-        _check_columns(schema, "pack", names, self.value)
+        _check_columns(schema, "packed", names, self.value)
 
     def __call__(self, batch: pa.RecordBatch) -> Arrays:
         """Arrays by column.
@@ -167,6 +168,16 @@ def choose_collate(collate: Collate, schema: pa.Schema) -> Callable[[pa.RecordBa
     return collate
 
 
+def record_batch(arrays: Arrays) -> pa.RecordBatch:
+    """Arrays ``[rows, *shape]`` as a record batch, without a copy where types allow."""
+    return to_table(arrays).to_batches()[0]
+
+
+def gives_rows(collate: Callable[[pa.RecordBatch], Any]) -> bool:
+    """Whether its batches have rows that `per_row` can call a transform with."""
+    return collate is as_it_is or isinstance(collate, Pad)
+
+
 def as_it_is(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch."""
     return batch
@@ -186,19 +197,15 @@ def _first_ragged(schema: pa.Schema) -> pa.Field | None:
 
 def _value_dtype(kind: pa.DataType) -> np.dtype[Any] | None:
     """Dtype of the values of a ragged column; None where they are no numbers."""
-    types = pa.types
-    if (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    ):
+    if is_bytes(kind):
         return np.dtype(np.uint8)
-    if types.is_list(kind) or types.is_large_list(kind):
-        item = kind.value_type
-        if types.is_integer(item) or types.is_floating(item) or types.is_boolean(item):
-            return np.dtype(item.to_pandas_dtype())
-    return None
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return None
+    item = kind.value_type
+    if not (pa.types.is_integer(item) or pa.types.is_floating(item) or pa.types.is_boolean(item)):
+        return None
+    dtype: np.dtype[Any] = np.dtype(item.to_pandas_dtype())
+    return dtype
 
 
 def _check_columns(schema: pa.Schema, what: str, suffixes: tuple[str, ...], value: float) -> None:
@@ -208,7 +215,7 @@ def _check_columns(schema: pa.Schema, what: str, suffixes: tuple[str, ...], valu
         dtype = _value_dtype(field.type)
         if dtype is None:
             raise UsageError(
-                f"column {field.name!r} of type {field.type} cannot be {what}ed: its rows are neither numbers "
+                f"column {field.name!r} of type {field.type} cannot be {what}: its rows are neither numbers "
                 "of a fixed shape, nor lists of numbers, nor strings",
                 hint="Use collate='arrow' or a function, or choose other columns",
             )
@@ -246,19 +253,17 @@ def _ragged_columns(batch: pa.RecordBatch) -> list[tuple[str, Array, Array]]:
 
 def _values_and_ends(name: str, values: pa.Array) -> tuple[Array, Array]:
     _refuse_nulls(name, values)
-    types, kind, count = pa.types, values.type, len(values)
-    small = types.is_string(kind) or types.is_binary(kind) or types.is_list(kind)
-    width: Any = np.int32 if small else np.int64
-    offsets = values.buffers()[1]
-    if count == 0 or offsets is None:
-        return np.empty(0, _value_dtype(kind)), np.zeros(count + 1, np.int64)
+    kind, count = values.type, len(values)
+    _, offsets, data = values.buffers()[:3]
+    width: Any = np.int32 if has_small_offsets(kind) else np.int64
     ends: Array = np.frombuffer(offsets, width)[values.offset : values.offset + count + 1].astype(np.int64)
-    if types.is_list(kind) or types.is_large_list(kind):
+    flat: Array = np.empty(0, _value_dtype(kind))
+    if not is_bytes(kind):
         items = values.values[ends[0] : ends[-1]]
         _refuse_nulls(name, items)
-        return items.to_numpy(zero_copy_only=False), ends
-    data = values.buffers()[2]
-    flat = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+        flat = items.to_numpy(zero_copy_only=False)
+    elif data is not None:
+        flat = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
     return flat, ends
 
 
@@ -273,4 +278,5 @@ def _refuse_nulls(name: str, values: pa.Array) -> None:
 def _heads(values: Array, lengths: Array, kept: Array) -> Array:
     """The first ``kept[i]`` values of each row."""
     positions = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return values[positions < np.repeat(kept, lengths)]
+    heads: Array = values[positions < np.repeat(kept, lengths)]
+    return heads

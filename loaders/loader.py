@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loaders.arrow_slots import ROWS, ArrowSlots
+from loaders.collate import Collate, choose_collate, gives_rows, record_batch
 from loaders.ranks import choose_lanes, find_rank
-from loaders.slots import Batch, HostSlots, Slots
+from loaders.slots import HostSlots, Slots
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
+from loaders.transform_worker import Transform
+from loaders.transforms import Work, Working
 from loaders.window import WindowFeed, slots_needed
 from policies import Order
 from policies.bounds import bound
@@ -23,11 +27,10 @@ from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.reader import BlockReader
-
-Transform = Callable[[Batch], Any]
+from tiering.schema import choose
 
 MAX_EPOCHS: Final = 1 << 32
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_feed"})
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_feed", "_working"})
 
 
 class Loader:
@@ -47,10 +50,18 @@ class Loader:
             block for each row: for corpora with few rows a block, near at hand.
         rank: of this process; by default from the environment of torchrun, else 0.
         world_size: how many ranks there are.
-        columns: names; all by default. Only columns of fixed shape.
+        columns: names; all by default.
+        collate: what becomes of rows whose lengths differ, in Arrow corpora: ``arrow``, batches are record
+            batches; ``pad`` or `Pad`; ``pack`` or `Pack`; or a function of a record batch, whose result is
+            handed out. Without it, columns of no fixed shape are refused.
         cache: the node's cache; None reads the tier alone.
         device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
         transform: called with each batch; what it returns is handed out.
+        per_row: call it with each row instead, a dict by column; its results are joined: dicts by their
+            keys, arrays and numbers stacked, all else as lists.
+        workers: threads or processes for the transform; with 0 it runs in the training's thread.
+        worker: ``thread``; or ``process``, for a transform that holds the interpreter's lock: it must be
+            picklable, and the batch it gets is its own only while it runs.
         drop_last: leave out the rows at the end of an epoch that fill no batch.
         lanes: slices of an epoch, a multiple of every world size that will ever read it; by default the
             largest power of two up to 64 that divides the global batch. Kept in the state.
@@ -62,8 +73,9 @@ class Loader:
         verify: ``first``, the CRC of a block in a local file, uncompressed, is checked when it is first read
             and anew after the file changed; ``always``, in every epoch.
 
-    Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
-    the batches of all ranks, joined in the order of the ranks, are the same for every world size.
+    Batches are ``{column: array}`` unless `collate` or `transform` make others: dtype as stored, shape
+    ``[batch_size, *shape]``; lane by lane, so that the batches of all ranks, joined in the order of the
+    ranks, are the same for every world size.
 
     Raises:
         UsageError: an argument does not fit the corpus or the others.
@@ -71,6 +83,7 @@ class Loader:
 
     _slots_used: Slots | None
     _feed: WindowFeed | None
+    _working: Working | None
 
     def __init__(
         self,
@@ -82,9 +95,13 @@ class Loader:
         rank: int | None = None,
         world_size: int | None = None,
         columns: Sequence[str] | None = None,
+        collate: Collate = None,
         cache: NodeCache | None = None,
         device: str = "cpu",
         transform: Transform | None = None,
+        per_row: bool = False,
+        workers: int = 0,
+        worker: str = "thread",
         drop_last: bool = True,
         lanes: int | None = None,
         group_shards: int = 8,
@@ -98,7 +115,16 @@ class Loader:
         self.corpus = corpus
         self.batch_size = batch_size
         self.rank, self.world_size = find_rank(rank, world_size)
-        self.transform = transform
+        self._work = Work(transform, per_row, workers, worker)
+        schema = choose(corpus.schema, columns, f"corpus {corpus.name!r}")
+        self._collate = choose_collate(collate, schema)
+        self._is_arrow = self._collate is not None and corpus.format == "arrow"
+        if self._collate is not None and device != "cpu":
+            raise UsageError(f"collate gives no batches on device {device!r}", hint="Use device='cpu'")
+        if device != "cpu" and workers and worker == "process":
+            raise UsageError(f"processes get no batches on device {device!r}", hint="Use worker='thread'")
+        if self._collate is not None and per_row and not gives_rows(self._collate):
+            raise UsageError("per_row needs batches that have rows", hint="Use collate='arrow' or 'pad'")
         self.drop_last = drop_last
         self._threads = io_threads
         self._device = device
@@ -142,12 +168,12 @@ class Loader:
             feed = WindowFeed(self._order, self._slots(), epoch, lanes, position, end, self._threads)
             stack.enter_context(feed)
             self._feed = feed
+            self._working = working = self._work.begin(self._gathered(feed, position, end))
+            stack.callback(working.close)
             while self._feed is feed and self._process == os.getpid():
-                batch = feed.batch(position, min(position + self._step, end))
+                rows, handed_out = next(working)
                 position += self._step
-                rows = len(next(iter(batch.values())))
-                handed_out = batch if self.transform is None else self.transform(batch)
-                self._count(rows, feed, time.perf_counter() - begun)
+                self._count(rows, feed, working, time.perf_counter() - begun)
                 self._epoch, self._position = (epoch, position) if position < end else (epoch + 1, 0)
                 self._epochs_run += position >= end
                 yield handed_out
@@ -226,31 +252,50 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _count(self, rows: int, feed: WindowFeed, seconds: float) -> None:
+    def _gathered(self, feed: WindowFeed, position: int, end: int) -> Iterator[tuple[int, Any]]:
+        """Rows of each batch, and the batch, before transforms."""
+        for start in range(position, end, self._step):
+            batch = feed.batch(start, min(start + self._step, end))
+            rows = len(next(iter(batch.values())))
+            if self._collate is None:
+                yield rows, batch
+            else:
+                yield rows, self._collate(batch[ROWS].whole() if self._is_arrow else record_batch(batch))
+
+    def _count(self, rows: int, feed: WindowFeed, working: Working, seconds: float) -> None:
         stats, counts = self.stats, self._reader.counts
         stats.rows += rows
         stats.batches += 1
         stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
+        stats.transform_seconds = working.seconds
         stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched
         stats.damaged = list(counts.damaged)
 
     def _open(self) -> None:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
-        self._reader = BlockReader(self.corpus, self._columns, self._cache, self._verify)
+        self._reader = BlockReader(
+            self.corpus, self._columns, self._cache, self._verify, ragged=self._is_arrow
+        )
         self._slots_used = None
-        self._feed = None
+        self._feed = self._working = None
 
     def _end_loop(self) -> None:
         """Stop the reads of a loop that was not left, before its slots are used for others."""
         feed, self._feed = self._feed, None
-        if feed is not None and self._process == os.getpid():
-            feed.close()
+        working, self._working = self._working, None
+        if self._process == os.getpid():
+            if working is not None:
+                working.close()
+            if feed is not None:
+                feed.close()
 
     def _slots(self) -> Slots:
         if self._slots_used is None:
             count = slots_needed(self._order, self._order.lanes // self.world_size)
-            if self._device == "cpu":
+            if self._is_arrow:
+                self._slots_used = ArrowSlots(self._reader, count)
+            elif self._device == "cpu":
                 self._slots_used = HostSlots(self._reader, count)
             else:
                 from loaders.gpu import CudaSlots

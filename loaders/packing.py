@@ -44,7 +44,8 @@ def pieces_of(name: str, lengths: Array, length: int, long: Long) -> Pieces:
     if long == "error" and (lengths > length).any():
         row = int(np.argmax(lengths))
         raise UsageError(
-            f"row {row} of a batch has {lengths[row]} values of column {name!r}, over the {length} of a packed row",
+            f"row {row} of a batch has {lengths[row]} values of column {name!r}, over the {length} of "
+            "a packed row",
             hint="Use Pack(length=..., long='split') or 'truncate', or a larger length",
         )
     if long != "split":

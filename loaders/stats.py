@@ -19,6 +19,8 @@ class LoaderStats:
     """Time since the epoch began, the training's own included."""
     stall_seconds: float = 0.0
     """Time the caller waited for bytes."""
+    transform_seconds: float = 0.0
+    """Time the caller spent on transforms, or waited for those ahead of it."""
     bytes_needed: int = 0
     """Bytes of the blocks that were read, as stored."""
     bytes_fetched: int = 0

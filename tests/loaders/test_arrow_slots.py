@@ -88,14 +88,12 @@ def filled(corpus: Corpus, columns: list[str] | None = None) -> tuple[ArrowSlots
 
 def gathered(slots: ArrowSlots, firsts: list[int], rows: list[int], cut: int = 0) -> pa.RecordBatch:
     """These rows, gathered in two pieces, the later one first."""
-    slot_of = np.searchsorted(firsts, rows, side="right") - 1
-    within = np.asarray(rows) - np.asarray(firsts)[slot_of]
+    slot_of = (np.searchsorted(firsts, rows, side="right") - 1).astype(np.int32)
+    within = (np.asarray(rows) - np.asarray(firsts)[slot_of]).astype(np.int32)
     batch = slots.new_batch(len(rows))
     for start, stop in ((cut, len(rows)), (0, cut)):
         if start < stop:
-            slots.gather(
-                batch, start, slot_of[start:stop].astype(np.int32), within[start:stop].astype(np.int32)
-            )
+            slots.gather(batch, start, slot_of[start:stop], within[start:stop])
     assert len(batch[ROWS]) == len(rows)
     whole: pa.RecordBatch = batch[ROWS].whole()
     whole.validate(full=True)
@@ -157,5 +155,5 @@ def test_rows_that_are_too_many_for_their_type_are_refused() -> None:
     text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 1 << 20], np.int32)), data])
     assert ranges.note(0, text)
     index = np.zeros(2048, np.int64)
-    with pytest.raises(UsageError, match="2147483648 items, too many for string.*smaller batch_size"):
+    with pytest.raises(UsageError, match=r"2147483648 items, too many for string.*smaller batch_size"):
         ranges.take(index, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from loaders.packing import best_fit_decreasing
 from tiering.errors import UsageError
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=12), min_size=1, max_size=20)
+TOKENS = pa.list_(pa.uint16())
 KINDS = st.sampled_from(
     [pa.list_(pa.uint16()), pa.large_list(pa.int64()), pa.list_(pa.float32()), pa.string()]
 )
 
 
-def batch_of(rows: list[list[int]], kind: pa.DataType = pa.list_(pa.uint16())) -> pa.RecordBatch:
+def batch_of(rows: list[list[int]], kind: pa.DataType = TOKENS) -> pa.RecordBatch:
     """A ragged column and a fixed one, as a slice of a longer batch."""
     values: list[Any] = [bytes(row).decode() for row in rows] if kind == pa.string() else rows
     around = [values[0], *values, values[-1]]
@@ -54,7 +56,7 @@ def test_pack_gives_all_values_and_where_rows_end(rows: list[list[int]], kind: p
     ends = out["x_cu_seqlens"]
     assert (out["x"].dtype, ends.dtype) == (dtype_of(kind), np.int32)
     assert len(ends) == len(rows) + 1
-    assert [out["x"][a:b].tolist() for a, b in zip(ends, ends[1:], strict=False)] == rows
+    assert [out["x"][a:b].tolist() for a, b in pairwise(ends)] == rows
     assert ends[-1] == len(out["x"])
     assert out["x_max_seqlen"] == max(map(len, rows))
     assert out["n"].tolist() == list(range(len(rows)))
@@ -126,7 +128,9 @@ def test_pack_with_a_fixed_number_of_rows_fills_them_up_or_says_how_many_it_need
 
 
 def test_pack_of_a_long_row_is_an_error_by_default() -> None:
-    with pytest.raises(UsageError, match=r"row 1 of a batch has 4 values of column 'x', over the 3.*split"):
+    with pytest.raises(
+        UsageError, match=r"row 1 of a batch has 4 values of column 'x', over the 3 of a packed row.*split"
+    ):
         Pack(length=3)(batch_of([[1], [1, 2, 3, 4]]))
 
 
@@ -142,7 +146,7 @@ def test_batch_of_empty_rows_is_padded_and_packed() -> None:
 )
 @pytest.mark.parametrize("collate", [Pad(), Pack(), Pack(length=4)])
 def test_nulls_are_refused(column: pa.Array, collate: Any) -> None:
-    with pytest.raises(UsageError, match="column 'x' has 1 nulls in a batch.*collate='arrow'"):
+    with pytest.raises(UsageError, match=r"column 'x' has 1 nulls in a batch.*collate='arrow'"):
         collate(pa.record_batch({"x": column}))
 
 
