@@ -2,6 +2,7 @@
 
 from loaders.collate import Pack, Pad
 from loaders.loader import Loader
+from loaders.progress import progress
 from loaders.stats import LoaderStats
 
-__all__ = ["Loader", "LoaderStats", "Pack", "Pad"]
+__all__ = ["Loader", "LoaderStats", "Pack", "Pad", "progress"]

@@ -154,7 +154,7 @@ class Loader:
         if not self._resume:
             self._position = 0
         self._resume = False
-        self.stats = LoaderStats(self._epoch, self._bound())
+        self.stats = LoaderStats(self._epoch, self._bound(), self._position // self._step)
         self._reader.new_epoch()
         self._reader.counts.reset()
         lanes = self._order.rank_lanes(self.rank, self.world_size)
@@ -269,6 +269,7 @@ class Loader:
         stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
         stats.transform_seconds = working.seconds
         stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched
+        stats.bytes_read = dict(counts.bytes_read)
         stats.damaged = list(counts.damaged)
 
     def _open(self) -> None:

@@ -175,7 +175,7 @@ class BlockReader:
             self.counts.bytes_needed += raw.nbytes
         if not raw.cached:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
-            self._fetched(raw.nbytes)
+        self._was_read(STORE_NAME if raw.cached else raw.tier, raw.nbytes)
 
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
@@ -297,11 +297,12 @@ class BlockReader:
             except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
             else:
+                self._was_read(STORE_NAME, buffer.nbytes)
                 return identity
         if (read := state.on_tier) is None:
             read = state.on_tier = state.tier.store.reader(state.shard.key)
         identity = read(offset, buffer)
-        self._fetched(buffer.nbytes)
+        self._was_read(state.tier.name, buffer.nbytes)
         return identity
 
     def _in_cache(self, state: ShardState) -> bool:
@@ -327,7 +328,7 @@ class BlockReader:
                 self._repair(state, error)
             else:
                 break
-        self._fetched(shard.nbytes)
+        self._was_read(state.tier.name, shard.nbytes)
         return data
 
     def _replace(self, state: ShardState, error: TieringError, *, again: bool = False) -> None:
@@ -361,7 +362,7 @@ class BlockReader:
         """
         shard, tier = state.shard, state.tier
         if is_verified(tier.store, shard.key, shard.nbytes, shard.digest):
-            self._fetched(shard.nbytes)
+            self._was_read(tier.name, shard.nbytes)
             return  # another thread healed it, or the bad bytes were the cache's
         self._report(tier.name, state, error)
         behind = self._tiers[self._tiers.index(tier) + 1 :]
@@ -373,7 +374,7 @@ class BlockReader:
                     raise
                 log.warning("shard %s cannot be healed: %s", shard.key, failure)
             else:
-                self._fetched(shard.nbytes)
+                self._was_read(tier.name, shard.nbytes)
                 if self._can_heal:
                     return
         if not behind:
@@ -389,6 +390,7 @@ class BlockReader:
         with self._lock:
             self.counts.damaged.append((tier, state.shard.key))
 
-    def _fetched(self, nbytes: int) -> None:
+    def _was_read(self, store: str, nbytes: int) -> None:
         with self._lock:
-            self.counts.bytes_fetched += nbytes
+            self.counts.bytes_read[store] = self.counts.bytes_read.get(store, 0) + nbytes
+            self.counts.bytes_fetched += nbytes if store != STORE_NAME else 0
