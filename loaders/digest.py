@@ -78,8 +78,8 @@ class RowsHasher:
         self._sums = [0, 0]
         self._weights: dict[tuple[str, int, int], UInt64s] = {}
 
-    def update(self, batch: dict[str, Any], stop: int) -> None:
-        """Add the batch that ends at position `stop` (exclusive).
+    def update(self, batch: dict[str, Any], stop: int) -> RowsDigest:
+        """Add the batch that ends at position `stop` (exclusive); that of all batches so far.
 
         Raises:
             UsageError: it is not of arrays in host memory.
@@ -91,7 +91,7 @@ class RowsHasher:
         lane_of, place = np.concatenate(lanes), np.concatenate(places)
         if not len(place):
             self._stop = stop
-            return
+            return self._result()
         for half in range(2):
             key = derive_array(derive(_PLACES, half, self._epoch), lane_of)
             words = derive_array(key, place)
@@ -101,9 +101,9 @@ class RowsHasher:
             self._sums[half] = (self._sums[half] + int(derive_array(words, place).sum())) % _WORD
         self._rows += len(place)
         self._stop = stop
+        return self._result()
 
-    def result(self) -> RowsDigest:
-        """Of all batches so far."""
+    def _result(self) -> RowsDigest:
         value = self._sums[0] << 64 | self._sums[1]
         return RowsDigest(self._epoch, self._start, self._stop, self._rows, value)
 

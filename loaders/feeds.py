@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
 from loaders.host import HostFeed, batches_ahead
 from loaders.slots import Slots
@@ -12,6 +13,7 @@ from loaders.window import WindowFeed, slots_needed
 from policies import Order
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
+from tiering.errors import UsageError
 from tiering.reader import BlockReader
 
 _BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
@@ -26,6 +28,7 @@ class Feeds:
         corpus, columns, cache, verify: see `BlockReader`.
         device: ``cpu`` or ``cuda:N``.
         threads: the most that read ahead; None for as many as help.
+        ragged: whether batches are of Arrow rows (`loaders.arrow_slots`).
     """
 
     def __init__(
@@ -36,8 +39,11 @@ class Feeds:
         verify: str,
         device: str,
         threads: int | None,
+        *,
+        ragged: bool = False,
     ) -> None:
-        self.reader = BlockReader(corpus, columns, cache, verify)
+        self.reader = BlockReader(corpus, columns, cache, verify, ragged=ragged)
+        self._ragged = ragged
         self._device, self._threads = device, threads
         self._buffers: BatchBuffers | None = None
         self._slots: Slots | None = None
@@ -48,18 +54,33 @@ class Feeds:
         if self._made_for is None or self._made_for[0] is not order or self._made_for[1] != step:
             self._buffers = self._slots = None
             self._made_for = order, step
-        if self._device != "cpu":
-            return WindowFeed(
-                order, self._device_slots(order, lanes), epoch, lanes, start, stop, self._threads
-            )
+        if self._ragged or self._device != "cpu":
+            return WindowFeed(order, self._slots_for(order, lanes), epoch, lanes, start, stop, self._threads)
         if self._buffers is None:
             most = batches_ahead(order, step) + _BATCHES_KEPT
             self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, most)
         return HostFeed(order, self.reader, self._buffers, epoch, lanes, start, stop, step, self._threads)
 
-    def _device_slots(self, order: Order, lanes: range) -> Slots:
+    def _slots_for(self, order: Order, lanes: range) -> Slots:
         if self._slots is None:
-            from loaders.gpu import CudaSlots
+            count = slots_needed(order, len(lanes))
+            if self._ragged:
+                self._slots = ArrowSlots(self.reader, count)
+            else:
+                from loaders.gpu import CudaSlots
 
-            self._slots = CudaSlots(self.reader, slots_needed(order, len(lanes)), self._device)
+                self._slots = CudaSlots(self.reader, count, self._device)
         return self._slots
+
+
+def threads_of(prefetch: int | str) -> int | None:
+    """The most threads that may read, for a loader's ``prefetch``; None where it is left to the reads.
+
+    Raises:
+        UsageError: it is neither ``auto`` nor a number above 0.
+    """
+    if prefetch == "auto":
+        return None
+    if isinstance(prefetch, str) or prefetch < 1:
+        raise UsageError(f"prefetch = {prefetch!r} is neither 'auto' nor at least 1", hint="Give prefetch=8")
+    return prefetch

@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loaders.arrow_slots import ROWS
+from loaders.collate import Collate, choose_collate, gives_rows, record_batch
 from loaders.digest import RowsDigest, RowsHasher
-from loaders.feeds import Feed, Feeds
+from loaders.feeds import Feed, Feeds, threads_of
 from loaders.foretold import Foreteller
 from loaders.ranks import choose_lanes, find_rank
-from loaders.slots import Batch
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
-from loaders.subset import Rows, make_order, name_of, shards_needed
+from loaders.subset import Rows, called, hit_bound, make_order, name_of
+from loaders.transform_worker import Transform
+from loaders.transforms import Work, Working
 from policies import Order
-from policies.bounds import bound
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.layout.zarr import ZarrColumn
-
-Transform = Callable[[Batch], Any]
+from tiering.schema import choose
 
 MAX_EPOCHS: Final = 1 << 32
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_foreteller", "_feed"})
+_OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_foreteller", "_feed", "_working"})
 
 
 class Loader:
@@ -50,12 +51,20 @@ class Loader:
             block for each row: for corpora with few rows a block, near at hand.
         rank: of this process; by default as `loaders.ranks` finds it.
         world_size: how many ranks there are.
-        columns: names; all by default. Only columns of fixed shape.
+        columns: names; all by default.
+        collate: what becomes of rows whose lengths differ, in Arrow corpora: ``arrow``, batches are record
+            batches; ``pad`` or `Pad`; ``pack`` or `Pack`; or a function of a record batch, whose result is
+            handed out. Without it, columns of no fixed shape are refused.
         rows: those to hand out, all by default: a bool mask, shape ``[corpus.rows]``; row numbers, ascending;
             or half-open ranges of them, shape ``[k, 2]``. Shards without any of them are not fetched.
         cache: the node's cache; None reads the tier alone.
         device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
         transform: called with each batch; what it returns is handed out.
+        per_row: call it with each row instead, a dict by column; its results are joined: dicts by their
+            keys, arrays and numbers stacked, all else as lists.
+        workers: threads or processes for the transform; with 0 it runs in the training's thread.
+        worker: ``thread``; or ``process``, for a transform that holds the interpreter's lock: it must be
+            picklable, and the batch it gets is its own only while it runs.
         drop_last: leave out the rows at the end of an epoch that fill no batch.
         lanes: slices of an epoch, a multiple of every world size that will ever read it; by default the
             largest power of two up to 64 that divides the global batch. Kept in the state.
@@ -69,14 +78,16 @@ class Loader:
             and anew after the file changed; ``always``, in every epoch.
         digest: keep count of what is handed out, for `digest`; costs a pass over every batch.
 
-    Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
-    the batches of all ranks, joined in the order of the ranks, are the same for every world size.
+    Batches are ``{column: array}`` unless `collate` or `transform` make others: dtype as stored, shape
+    ``[batch_size, *shape]``; lane by lane, so that the batches of all ranks, joined in the order of the
+    ranks, are the same for every world size.
 
     Raises:
         UsageError: an argument does not fit the corpus or the others.
     """
 
     _feed: Feed | None
+    _working: Working | None
 
     def __init__(
         self,
@@ -89,9 +100,13 @@ class Loader:
         world_size: int | None = None,
         columns: Sequence[str] | None = None,
         rows: Rows | None = None,
+        collate: Collate = None,
         cache: NodeCache | None = None,
         device: str = "cpu",
         transform: Transform | None = None,
+        per_row: bool = False,
+        workers: int = 0,
+        worker: str = "thread",
         drop_last: bool = True,
         lanes: int | None = None,
         group_shards: int = 8,
@@ -106,15 +121,28 @@ class Loader:
         self.corpus = corpus
         self.batch_size = batch_size
         self.rank, self.world_size = find_rank(rank, world_size)
-        self.transform = transform
+        self._work = Work(transform, per_row, workers, worker)
+        schema = choose(corpus.schema, columns, f"corpus {corpus.name!r}")
+        self._collate = choose_collate(collate, schema)
+        self._is_arrow = self._collate is not None and corpus.format == "arrow"
+        if self._collate is not None and device != "cpu":
+            raise UsageError(f"collate gives no batches on device {device!r}", hint="Use device='cpu'")
+        if device != "cpu" and workers and worker == "process":
+            raise UsageError(f"processes get no batches on device {device!r}", hint="Use worker='thread'")
+        if digest and (self._is_arrow or device != "cpu"):
+            raise UsageError(
+                "digest needs columns of fixed shape in host memory", hint="Leave digest=True out"
+            )
+        if self._collate is not None and per_row and not gives_rows(self._collate):
+            raise UsageError("per_row needs batches that have rows", hint="Use collate='arrow' or 'pad'")
         self.drop_last = drop_last
-        self._threads = _threads_of(prefetch)
+        self._threads = threads_of(prefetch)
         self._device = device
         self._columns = columns
         self._cache = cache
         self._verify = verify
         self._digests = digest
-        self._hasher: RowsHasher | None = None
+        self._digest: RowsDigest | None = None
         self._epoch = 0
         self._position = 0
         self._resume = False
@@ -146,7 +174,8 @@ class Loader:
         if not self._resume:
             self._position = 0
         self._resume = False
-        self.stats = LoaderStats(self._epoch, self._bound())
+        self.stats = LoaderStats(self._epoch, self._bound(), self._position // self._step)
+        self._digest = None
         self._feeds.reader.new_epoch()
         self._feeds.reader.counts.reset()
         lanes = self._order.rank_lanes(self.rank, self.world_size)
@@ -161,16 +190,12 @@ class Loader:
             feed = self._feeds.open(self._order, epoch, lanes, position, end, self._step)
             stack.enter_context(feed)
             self._feed = feed
-            rows_of = [self._order.lane_rows(epoch, lane) for lane in lanes]
-            self._hasher = RowsHasher(epoch, position, lanes, rows_of) if self._digests else None
+            self._working = working = self._work.begin(self._gathered(feed, epoch, position, end))
+            stack.callback(working.close)
             while self._feed is feed and self._process == os.getpid():
-                batch = feed.batch(position, min(position + self._step, end))
+                (rows, self._digest), handed_out = next(working)
                 position += self._step
-                if self._hasher is not None:
-                    self._hasher.update(batch, min(position, end))
-                rows = len(next(iter(batch.values())))
-                handed_out = batch if self.transform is None else self.transform(batch)
-                self._count(rows, feed, time.perf_counter() - begun)
+                self._count(rows, feed, working, time.perf_counter() - begun)
                 self._epoch, self._position = (epoch, position) if position < end else (epoch + 1, 0)
                 self._epochs_run += position >= end
                 yield handed_out
@@ -188,6 +213,11 @@ class Loader:
         vars(self).update(state)
         self._resume = self._position > 0
         self._open()
+
+    @property
+    def gives_columns(self) -> bool:
+        """Whether batches are ``{column: array}``, and no collate or transform makes others of them."""
+        return self._collate is None and self._work.transform is None
 
     @property
     def columns(self) -> tuple[ZarrColumn, ...]:
@@ -230,9 +260,9 @@ class Loader:
         Raises:
             UsageError: the loader was made without ``digest=True``, or nothing was handed out yet.
         """
-        if self._hasher is None:
+        if self._digest is None:
             raise UsageError("there is no digest", hint="Give Loader(..., digest=True), and begin a loop")
-        return self._hasher.result()
+        return self._digest
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken, also by another number of ranks.
@@ -249,7 +279,7 @@ class Loader:
             )
         if wanted.rows != name_of(self._order):
             raise Conflict(
-                f"the state is of {_rows_called(wanted.rows)}, not {_rows_called(name_of(self._order))}",
+                f"the state is of {called(wanted.rows)}, not {called(name_of(self._order))}",
                 hint="Give the rows that the training began with",
             )
         order = make_order(
@@ -279,28 +309,54 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _count(self, rows: int, feed: Feed, seconds: float) -> None:
+    def _gathered(self, feed: Feed, epoch: int, position: int, end: int) -> Iterator[tuple[Any, Any]]:
+        """Rows of each batch and the digest up to it; and the batch, before transforms."""
+        lanes = self._order.rank_lanes(self.rank, self.world_size)
+        lane_rows = [self._order.lane_rows(epoch, lane) for lane in lanes]
+        hasher = RowsHasher(epoch, position, lanes, lane_rows) if self._digests else None
+        for start in range(position, end, self._step):
+            stop = min(start + self._step, end)
+            batch = feed.batch(start, stop)
+            note = len(next(iter(batch.values()))), None if hasher is None else hasher.update(batch, stop)
+            if self._collate is None:
+                yield note, batch
+            else:
+                yield note, self._collate(batch[ROWS].whole() if self._is_arrow else record_batch(batch))
+
+    def _count(self, rows: int, feed: Feed, working: Working, seconds: float) -> None:
         stats, counts = self.stats, self._feeds.reader.counts
         stats.rows += rows
         stats.batches += 1
         stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
+        stats.transform_seconds = working.seconds
         stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched
+        stats.bytes_read = dict(counts.bytes_read)
         stats.damaged = list(counts.damaged)
 
     def _open(self) -> None:
         """Make what belongs to this process alone."""
         self._process = os.getpid()
         self._feeds = Feeds(
-            self.corpus, self._columns, self._cache, self._verify, self._device, self._threads
+            self.corpus,
+            self._columns,
+            self._cache,
+            self._verify,
+            self._device,
+            self._threads,
+            ragged=self._is_arrow,
         )
         self._foreteller = Foreteller(self._feeds.reader, self.rank, self.world_size)
-        self._feed = None
+        self._feed = self._working = None
 
     def _end_loop(self) -> None:
         """Stop the reads of a loop that was not left, before its slots are used for others."""
         feed, self._feed = self._feed, None
-        if feed is not None and self._process == os.getpid():
-            feed.close()
+        working, self._working = self._working, None
+        if self._process == os.getpid():
+            if working is not None:
+                working.close()
+            if feed is not None:
+                feed.close()
 
     def _fitting(self, order: Order) -> Order:
         """The order, if an epoch of it has a batch."""
@@ -319,30 +375,8 @@ class Loader:
 
     def _bound(self) -> float:
         """For this rank's part of the epoch to come, as if the cache had nothing else to do."""
-        if self._cache is None:
-            return 0.0
         lanes = self._order.rank_lanes(self.rank, self.world_size)
-        rows = sum(max(0, self._order.lane_rows(0, lane) - self._position) for lane in lanes)
-        stored_bytes, digests = shards_needed(self._feeds.reader, self._order)
-        needed = stored_bytes * rows // len(self._order)
-        if self._epochs_run or self.world_size > 1:  # other ranks may have filled the cache, or do so now
-            limit = bound(self._cache.capacity_bytes, needed, 1)
-        else:
-            limit = bound(self._cache.resident_bytes(digests), needed, 1)
-        # In mode "full" a block is read for each of its rows, and need be fetched for one of them alone.
-        return limit if self._order.mode != "full" else 1 - (1 - limit) / self._order.block_rows
-
-
-def _threads_of(prefetch: int | str) -> int | None:
-    """The most threads that may read; None where it is left to the reads."""
-    if prefetch == "auto":
-        return None
-    if isinstance(prefetch, str) or prefetch < 1:
-        raise UsageError(
-            f"prefetch = {prefetch!r} is neither 'auto' nor at least 1", hint="Example: prefetch=8"
-        )
-    return prefetch
-
-
-def _rows_called(name: str) -> str:
-    return f"the subset of rows {name}" if name else "all rows"
+        left = sum(max(0, self._order.lane_rows(0, lane) - self._position) for lane in lanes)
+        # Other ranks may have filled the cache, or do so now.
+        alone = not self._epochs_run and self.world_size == 1
+        return hit_bound(self._cache, self._feeds.reader, self._order, left, alone=alone)

@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from policies import Order
+from policies.bounds import bound
 from policies.order import Keep
+from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import UsageError
@@ -53,3 +55,22 @@ def shards_needed(reader: BlockReader, order: Order) -> tuple[int, list[str]]:
         chosen = np.flatnonzero(np.diff(before))
         shards = [one.take(chosen.tolist()) for one in shards]
     return sum(one.nbytes for one in shards), [digest for one in shards for digest in one.digests]
+
+
+def hit_bound(cache: NodeCache | None, reader: BlockReader, order: Order, rows: int, *, alone: bool) -> float:
+    """Largest hit ratio that any policy could reach while this reader reads so many rows of an order.
+
+    alone: whether what is in the cache now is all it can have of them; else it may be filled meanwhile.
+    """
+    if cache is None:
+        return 0.0
+    stored_bytes, digests = shards_needed(reader, order)
+    held_bytes = cache.resident_bytes(digests) if alone else cache.capacity_bytes
+    limit = bound(held_bytes, stored_bytes * rows // len(order), 1)
+    # In mode "full" a block is read for each of its rows, and need be fetched for one of them alone.
+    return limit if order.mode != "full" else 1 - (1 - limit) / order.block_rows
+
+
+def called(name: str) -> str:
+    """What a subset is called in messages, by its name."""
+    return f"the subset of rows {name}" if name else "all rows"

@@ -24,11 +24,13 @@ def signature(loader: Loader) -> dict[str, Any]:
     """The `tf.TensorSpec` of each column: ``[batch_size, *shape]``, or ``[None, *shape]`` without drop_last.
 
     Raises:
-        UsageError: the loader has a transform, or a column has no fixed shape: give `to_dataset` a signature.
+        UsageError: the loader has a transform or collate, or a column has no fixed shape: give `to_dataset` a
+            signature.
     """
-    if loader.transform is not None:
+    if not loader.gives_columns:
         raise UsageError(
-            "what a transform gives is not known before", hint="Give to_dataset(loader, output_signature=...)"
+            "what a transform or collate gives is not known before",
+            hint="Give to_dataset(loader, output_signature=...)",
         )
     rows = loader.batch_size if loader.drop_last else None
     return {

@@ -48,13 +48,20 @@ def make_corpus(
 
 
 @contextmanager
-def memory_corpus(rows: int, block_rows: int, shard_blocks: int, **options: Any) -> Iterator[Corpus]:
-    """A corpus in memory that is gone afterwards."""
+def memory_tier() -> Iterator[Tier]:
+    """A tier in memory that is gone afterwards."""
     tier = open_tier(f"memory://corpora-{next(_names)}")
     try:
-        yield make_corpus(tier, rows, block_rows, shard_blocks, **options)
+        yield tier
     finally:
         tier.close()
+
+
+@contextmanager
+def memory_corpus(rows: int, block_rows: int, shard_blocks: int, **options: Any) -> Iterator[Corpus]:
+    """A corpus in memory that is gone afterwards."""
+    with memory_tier() as tier:
+        yield make_corpus(tier, rows, block_rows, shard_blocks, **options)
 
 
 def promised(

@@ -12,10 +12,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import numpy as np
+import pyarrow as pa
 
 from tiering.cache import STORE_NAME, NodeCache, Registration
 from tiering.corpus import Corpus
@@ -26,7 +27,7 @@ from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
 from tiering.repair import heal
-from tiering.schema import array_of, choose_columns
+from tiering.schema import array_of, choose, columns_of, rows_of
 from tiering.shard_state import RawBlock, ReadCounts, ShardState
 from tiering.stores.base import Extent
 from tiering.stores.scatter import Scatter
@@ -44,11 +45,13 @@ class BlockReader:
 
     Args:
         corpus: the corpus, on the tier to read from.
-        columns: names of columns of fixed shape; all by default.
+        columns: names of columns; all by default.
         cache: the node's cache, or None to read the tier alone.
         verify: ``first``, the CRC of a block that lies uncompressed in a local file is checked when it is
             first read, and anew after that file changed; or ``always``, whenever it is read. All other
             blocks always are.
+        ragged: whether rows are read by `read_batch`, from an Arrow corpus: then columns need no fixed
+            shape, and `columns` is empty.
 
     Raises:
         UsageError: no such column, or its rows have no fixed shape.
@@ -60,12 +63,15 @@ class BlockReader:
         columns: Sequence[str] | None = None,
         cache: NodeCache | None = None,
         verify: str = "first",
+        *,
+        ragged: bool = False,
     ) -> None:
         if verify not in VERIFY:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
         self.cache = cache
-        self.columns = self._chosen(columns)
+        self.schema = choose(corpus.schema, columns, f"corpus {corpus.name!r}")
+        self.columns = () if ragged else columns_of(self.schema)
         self.row_bytes = {column.name: column.row_bytes for column in self.columns}
         """Length of a row of each column."""
         self.block_rows = corpus.contents.block_rows
@@ -122,7 +128,16 @@ class BlockReader:
         """
         for name in self.shards:
             if self._layout is None or name in slots:
-                self._read_good(name, self._state(name, shard), block, slots)
+                read = partial(self._read, name, block=block, slots=slots)
+                self._read_good(self._state(name, shard), read)
+
+    def read_batch(self, shard: int, block: int, memory: memoryview | None = None) -> pa.RecordBatch:
+        """Read one block of an Arrow corpus, as `read` does: the chosen columns, which refer to `memory`.
+
+        `memory` has at least the `Shards.largest_block_bytes` of the corpus; by default it is new.
+        """
+        read = partial(self._read_message, block=block, memory=memory)
+        return self._read_good(self._state("", shard), read).select(self.schema.names)
 
     def scatter(self, column: str, shard: int, block: int, first: int, into: Scatter) -> bool:
         """Read neighbouring rows of one column straight to their places; False where `read` has to do it.
@@ -187,11 +202,7 @@ class BlockReader:
             self.counts.bytes_needed += raw.nbytes
         if not raw.cached:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
-            self._fetched(raw.nbytes)
-
-    def _chosen(self, columns: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
-        """Columns that go to slots."""
-        return choose_columns(self.corpus.name, self.corpus.schema, columns)
+        self._was_read(STORE_NAME if raw.cached else raw.tier, raw.nbytes)
 
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
@@ -210,21 +221,20 @@ class BlockReader:
         # A block tier's extents have addresses too, but are given to other objects after a delete.
         return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
 
-    def _read_good(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
-        """Read a block from whichever copy is good."""
-        for left in reversed(range(self._attempts)):
+    def _read_good(self, state: ShardState, read: Callable[[ShardState], T]) -> T:
+        """What `read` makes of whichever copy is good."""
+        left = self._attempts
+        while True:
+            left -= 1
             try:
-                self._read(name, state, block, slots)
+                return read(state)
             except (Corrupt, NotFound) as error:
                 error.tier, error.key = error.tier or state.tier.name, error.key or state.shard.key
                 if not left:
                     raise
                 self._replace(state, error, again=left < self._attempts - 1)
             except (Unavailable, DeadlineExceeded) as error:
-                self._elsewhere(state, lambda other: self._read(name, other, block, slots), error)
-                break
-            else:
-                break
+                return self._elsewhere(state, read, error)
 
     def _elsewhere(self, state: ShardState, read: Callable[[ShardState], T], error: TieringError) -> T:
         """What `read` makes of the next tier that answers; the next block is again asked of the first."""
@@ -235,12 +245,11 @@ class BlockReader:
         raise error
 
     def _read(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
-        span, crc = self._locate(state, block)
         if self._layout is None:
-            message = bytearray(span.nbytes)
-            self._bytes(state, span.offset, memoryview(message))
-            self._scatter(message, crc, slots)
-        elif self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
+            self._scatter(self._read_message(state, block, None), slots)
+            return
+        span, crc = self._locate(state, block)
+        if self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
             identity = self._bytes(state, span.offset, stored)
             if self._always_verify or not state.is_proven(identity, block):
@@ -251,15 +260,24 @@ class BlockReader:
             stored = memoryview(bytearray(span.nbytes))
             self._bytes(state, span.offset, stored)
             check_block(stored, crc)
-            decode_block(self._layout, column, stored, _as_rows(slots[name], column, self.block_rows))
+            decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
         with self._lock:
             self.counts.bytes_needed += span.nbytes
 
-    def _scatter(self, message: Buffer, crc: int, slots: Mapping[str, memoryview]) -> None:
+    def _read_message(self, state: ShardState, block: int, memory: memoryview | None) -> pa.RecordBatch:
+        """A block of an Arrow corpus, in `memory` or in memory of its own."""
+        span, crc = self._locate(state, block)
+        message = memoryview(bytearray(span.nbytes)) if memory is None else memory[: span.nbytes]
+        self._bytes(state, span.offset, message)
         batch = arrow.decode_block(message, crc, self.corpus.schema)
+        with self._lock:
+            self.counts.bytes_needed += span.nbytes
+        return batch
+
+    def _scatter(self, batch: pa.RecordBatch, slots: Mapping[str, memoryview]) -> None:
         for column in self.columns:
             values = array_of(batch.column(column.name), column)
-            _as_rows(slots[column.name], column, len(values))[:] = values
+            rows_of(slots[column.name], column, len(values))[:] = values
 
     def _locate(self, state: ShardState, block: int) -> tuple[BlockSpan, int]:
         """Where a block lies, and its CRC32C."""
@@ -306,11 +324,12 @@ class BlockReader:
             except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
                 state.cached = False
             else:
+                self._was_read(STORE_NAME, buffer.nbytes)
                 return identity
         if (read := state.on_tier) is None:
             read = state.on_tier = state.tier.store.reader(state.shard.key)
         identity = read(offset, buffer)
-        self._fetched(buffer.nbytes)
+        self._was_read(state.tier.name, buffer.nbytes)
         return identity
 
     def _in_cache(self, state: ShardState) -> bool:
@@ -341,7 +360,7 @@ class BlockReader:
                 self._repair(state, error)
             else:
                 break
-        self._fetched(shard.nbytes)
+        self._was_read(state.tier.name, shard.nbytes)
         return data
 
     def _replace(self, state: ShardState, error: TieringError, *, again: bool = False) -> None:
@@ -375,7 +394,7 @@ class BlockReader:
         """
         shard, tier = state.shard, state.tier
         if is_verified(tier.store, shard.key, shard.nbytes, shard.digest):
-            self._fetched(shard.nbytes)
+            self._was_read(tier.name, shard.nbytes)
             return  # another thread healed it, or the bad bytes were the cache's
         self._report(tier.name, state, error)
         behind = self._tiers[self._tiers.index(tier) + 1 :]
@@ -387,7 +406,7 @@ class BlockReader:
                     raise
                 log.warning("shard %s cannot be healed: %s", shard.key, failure)
             else:
-                self._fetched(shard.nbytes)
+                self._was_read(tier.name, shard.nbytes)
                 if self._can_heal:
                     return
         if not behind:
@@ -403,11 +422,7 @@ class BlockReader:
         with self._lock:
             self.counts.damaged.append((tier, state.shard.key))
 
-    def _fetched(self, nbytes: int) -> None:
+    def _was_read(self, store: str, nbytes: int) -> None:
         with self._lock:
-            self.counts.bytes_fetched += nbytes
-
-
-def _as_rows(slot: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:
-    flat = np.frombuffer(slot, np.uint8, rows * column.row_bytes)
-    return flat.view(column.dtype).reshape(rows, *column.shape)
+            self.counts.bytes_read[store] = self.counts.bytes_read.get(store, 0) + nbytes
+            self.counts.bytes_fetched += nbytes if store != STORE_NAME else 0

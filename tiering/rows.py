@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tiering.batch_reader import BatchReader
 from tiering.errors import OutOfRange, UsageError
 from tiering.own import Own
 from tiering.reader import BlockReader
@@ -77,7 +76,7 @@ class RowReader:
         self._threads = threads
         self._starts = np.append(0, np.cumsum(corpus.shard_rows))
         self._blocks: Own[BlockReader] = Own()
-        self._batches: Own[BatchReader] = Own()
+        self._batches: Own[BlockReader] = Own()
 
     def __len__(self) -> int:
         return self.corpus.rows
@@ -129,7 +128,7 @@ class RowReader:
         if self.corpus.format == "zarr":
             return to_table(self._gather(numbers))
         schema = pa.schema([schema.field(name) for name in names], schema.metadata)
-        reader = self._batches.get(lambda: BatchReader(self.corpus, cache=self._cache))
+        reader = self._batches.get(lambda: BlockReader(self.corpus, cache=self._cache, ragged=True))
         runs = list(self._runs(numbers))
         pieces: list[pa.Table] = [None] * len(runs)
 

@@ -34,22 +34,20 @@ def columns_of(schema: pa.Schema) -> tuple[ZarrColumn, ...]:
     return tuple(map(_column_of, schema))
 
 
-def choose_columns(corpus: str, schema: pa.Schema, names: Sequence[str] | None) -> tuple[ZarrColumn, ...]:
-    """The fixed columns of these names, all by default; `corpus` is what messages call it.
+def choose(schema: pa.Schema, names: Sequence[str] | None, what: str) -> pa.Schema:
+    """Some fields of a schema, in the order of `names`; all with None.
 
     Raises:
-        UsageError: there is no such column, or its rows have no fixed shape.
+        UsageError: no such field, or none at all; it names `what` has the schema.
     """
-    known = list(schema.names)
+    known = ", ".join(schema.names)
     for name in names or ():
-        if name not in known:
-            raise UsageError(
-                f"corpus {corpus!r} has no column {name!r}", hint=f"Its columns are {', '.join(known)}"
-            )
-    wanted = known if names is None else list(dict.fromkeys(names))
+        if name not in schema.names:
+            raise UsageError(f"{what} has no column {name!r}", hint=f"Its columns are {known}")
+    wanted = schema.names if names is None else list(dict.fromkeys(names))
     if not wanted:
-        raise UsageError("columns is empty", hint=f"Choose among {', '.join(known)}")
-    return columns_of(schema.empty_table().select(wanted).schema)
+        raise UsageError("columns is empty", hint=f"Choose among {known}")
+    return schema.empty_table().select(wanted).schema
 
 
 def to_arrays(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
@@ -75,6 +73,12 @@ def array_of(values: pa.Array, column: ZarrColumn) -> np.ndarray[Any, Any]:
     if column.dtype.kind == "c":
         flat = flat.view(column.dtype)
     return flat.astype(column.dtype, copy=False).reshape(rows, *column.shape)
+
+
+def rows_of(memory: memoryview, column: ZarrColumn, rows: int) -> np.ndarray[Any, Any]:
+    """The first `rows` rows of a column that lie in `memory`, as an array ``[rows, *shape]`` of it."""
+    flat = np.frombuffer(memory, np.uint8, rows * column.row_bytes)
+    return flat.view(column.dtype).reshape(rows, *column.shape)
 
 
 def to_table(arrays: Arrays) -> pa.Table:

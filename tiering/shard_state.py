@@ -23,13 +23,15 @@ class ReadCounts:
     """Bytes of the blocks that were asked for, as stored."""
     bytes_fetched: int = 0
     """Bytes that came from beyond the node cache."""
+    bytes_read: dict[str, int] = field(default_factory=dict)
+    """Bytes read from each tier, and from the node cache, under its name as a store."""
     damaged: list[tuple[str, str]] = field(default_factory=list)
     """Tier and key of each bad copy that was met."""
 
     def reset(self) -> None:
         """Begin to count anew."""
         self.bytes_needed = self.bytes_fetched = 0
-        self.damaged = []
+        self.bytes_read, self.damaged = {}, []
 
 
 @dataclass(frozen=True, slots=True)

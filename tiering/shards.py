@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -78,3 +79,10 @@ class Shards(Sequence[Shard]):
     def nbytes(self) -> int:
         """Bytes of all of them."""
         return int(pc.sum(self._table["nbytes"]).as_py() or 0)
+
+    @property
+    def largest_block_bytes(self) -> int:
+        """Of an Arrow corpus: bytes of the largest block of all."""
+        # Within a shard offsets grow; from one to the next they fall, which is no block.
+        chunks = (lists.flatten().to_numpy() for lists in self._table["block_offsets"].chunks)
+        return max(int(np.diff(offsets).max()) for offsets in chunks)

@@ -90,15 +90,14 @@ def test_a_single_bit_or_two_rows_exchanged_show() -> None:
         elif change < 19:
             changed[[change - 16, change - 10]] = changed[[change - 10, change - 16]]
         hasher = RowsHasher(0, 0, range(2), [8, 8])
-        hasher.update({"x": changed}, 8)
-        digests.add(hasher.result().value)
+        digests.add(hasher.update({"x": changed}, 8).value)
     assert len(digests) == 20
 
 
 def test_the_digest_is_what_it_ever_was() -> None:
     hasher = RowsHasher(1, 3, range(2, 4), [7, 6])
-    hasher.update({"x": np.arange(14, dtype="<u2").reshape(7, 2), "y": np.arange(7, dtype="<f8")}, 7)
-    assert str(hasher.result()) == "epoch 1, positions 3-7, 7 rows: dd7e2557724680d843b804160c8468e1"
+    batch = {"x": np.arange(14, dtype="<u2").reshape(7, 2), "y": np.arange(7, dtype="<f8")}
+    assert str(hasher.update(batch, 7)) == "epoch 1, positions 3-7, 7 rows: dd7e2557724680d843b804160c8468e1"
 
 
 def test_without_asking_for_it_there_is_none(corpus: Corpus) -> None:

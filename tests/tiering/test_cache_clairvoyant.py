@@ -191,7 +191,7 @@ def test_loaders_of_two_seeds_fetch_less_with_foresight_than_with_pin(tmp_path: 
             nodes = NodeCache(tmp_path / policy, int(corpus.nbytes * 0.3), policy)
             loaders = [
                 Loader(
-                    corpus, 8, seed=seed, cache=nodes, lanes=1, io_threads=1, group_shards=1, window_blocks=2
+                    corpus, 8, seed=seed, cache=nodes, lanes=1, prefetch=1, group_shards=1, window_blocks=2
                 )
                 for seed in (1, 2)
             ]

@@ -1,0 +1,1 @@
+"""Measures the loader on a corpus of the user's: ``tiering bench-loader``."""
