@@ -34,15 +34,15 @@ class Foreteller:
         self._reader, self._rank, self._world_size = reader, rank, world_size
         self._known: dict[tuple[Order, int], tuple[Int64s, Int64s]] = {}
         if reader.cache is not None:
-            reader.registration = Registration()
+            reader.copies.registration = Registration()
 
     @contextmanager
     def loop(self, order: Order, epoch: int, position: int) -> Iterator[None]:
         """While this lasts, an epoch is read from a position of its lanes on."""
-        if self._reader.registration is None:
+        if self._reader.copies.registration is None:
             yield
             return
-        self._reader.registration.begin(epoch)
+        self._reader.copies.registration.begin(epoch)
         thread = threading.Thread(
             target=self.foretell, args=(order, epoch, position), name="tiering-foretell"
         )
@@ -54,7 +54,7 @@ class Foreteller:
 
     def foretell(self, order: Order, epoch: int, position: int) -> None:
         """Tell what is used from there on."""
-        cache, registration = self._reader.cache, self._reader.registration
+        cache, registration = self._reader.cache, self._reader.copies.registration
         if cache is None or registration is None:
             return
         corpus, numbers = self._reader.corpus, self._numbers

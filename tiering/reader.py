@@ -8,36 +8,27 @@ never wrong rows. While a tier does not answer, others are read.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final
 
 import pyarrow as pa
 
-from tiering.cache import STORE_NAME, NodeCache, Registration
+from tiering.cache import STORE_NAME, NodeCache
+from tiering.copies import Copies
 from tiering.corpus import Corpus
-from tiering.digest import CRC_BYTES, Buffer
-from tiering.errors import Corrupt, DeadlineExceeded, NotFound, TieringError, Unavailable, UsageError
+from tiering.digest import CRC_BYTES
+from tiering.errors import Corrupt, DeadlineExceeded, TieringError, Unavailable, UsageError
 from tiering.layout import arrow
 from tiering.layout.base import BlockSpan
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_block, index_bytes, read_index
 from tiering.monitor.stats import COUNTERS
-from tiering.repair import heal
 from tiering.schema import array_of, choose, columns_of, rows_of
 from tiering.shard_state import RawBlock, ReadCounts, ShardState
-from tiering.stores.base import Extent
 from tiering.stores.scatter import Scatter
-from tiering.transfer import is_verified, read_verified
-
-log = logging.getLogger("tiering.reader")
 
 VERIFY: Final = ("first", "always")
-
-T = TypeVar("T")
 
 
 class BlockReader:
@@ -69,24 +60,27 @@ class BlockReader:
         if verify not in VERIFY:
             raise UsageError(f"verify = {verify!r} is none of {', '.join(VERIFY)}", hint="Example: 'first'")
         self.corpus = corpus
-        self.cache = cache
         self.schema = choose(corpus.schema, columns, f"corpus {corpus.name!r}")
         self.columns = () if ragged else columns_of(self.schema)
         self.row_bytes = {column.name: column.row_bytes for column in self.columns}
         """Length of a row of each column."""
         self.block_rows = corpus.contents.block_rows
-        self.counts = ReadCounts()
-        self._lock = threading.Lock()
+        self.copies = Copies(corpus, cache)
         self._layout = corpus.layout if corpus.format == "zarr" else None
         objects = [column.name for column in self.columns] if self._layout else [""]
         self.shards = {name: corpus.shards(name) for name in objects}
         self._states: dict[tuple[str, int], ShardState] = {}
-        self._tiers = (corpus.tier, *corpus.others)
-        self._attempts = 3 + len(self._tiers)  # in the cache, on each tier, a healed one, one to spare
-        self._can_heal = True
         self._always_verify = verify == "always"
-        self.registration: Registration | None = None
-        """By which the cache knows this reader, where it was foretold what will be read."""
+
+    @property
+    def cache(self) -> NodeCache | None:
+        """The node's cache."""
+        return self.copies.cache
+
+    @property
+    def counts(self) -> ReadCounts:
+        """What reading cost so far."""
+        return self.copies.counts
 
     @property
     def stored_bytes(self) -> int:
@@ -129,7 +123,7 @@ class BlockReader:
         for name in self.shards:
             if self._layout is None or name in slots:
                 read = partial(self._read, name, block=block, slots=slots)
-                self._read_good(self._state(name, shard), read)
+                self.copies.good(self._state(name, shard), read)
 
     def read_batch(self, shard: int, block: int, memory: memoryview | None = None) -> pa.RecordBatch:
         """Read one block of an Arrow corpus, as `read` does: the chosen columns, which refer to `memory`.
@@ -137,7 +131,7 @@ class BlockReader:
         `memory` has at least the `Shards.largest_block_bytes` of the corpus; by default it is new.
         """
         read = partial(self._read_message, block=block, memory=memory)
-        return self._read_good(self._state("", shard), read).select(self.schema.names)
+        return self.copies.good(self._state("", shard), read).select(self.schema.names)
 
     def scatter(self, column: str, shard: int, block: int, first: int, into: Scatter) -> bool:
         """Read neighbouring rows of one column straight to their places; False where `read` has to do it.
@@ -152,13 +146,12 @@ class BlockReader:
             return False
         try:
             span, _ = self._locate(state, block)
-            identity = self._bytes(state, span.offset + first * into.row_bytes, into)
+            identity = self.copies.read(state, span.offset + first * into.row_bytes, into)
         except (TieringError, OSError):  # `read` meets it again, and mends what can be mended
             return False
         if not state.is_proven(identity, block):
             return False
-        with self._lock:
-            self.counts.bytes_needed += into.nbytes
+        self.copies.needed(into.nbytes)
         return True
 
     def raw_block(self, column: str, shard: int, block: int) -> RawBlock | None:
@@ -177,10 +170,10 @@ class BlockReader:
         try:
             return self._raw_block(state, block)
         except (Unavailable, DeadlineExceeded) as error:
-            return self._elsewhere(state, lambda other: self._raw_block(other, block), error)
+            return self.copies.elsewhere(state, lambda other: self._raw_block(other, block), error)
 
     def _raw_block(self, state: ShardState, block: int) -> RawBlock | None:
-        file = self._file(state)
+        file = self.copies.file(state)
         if file is None:
             return None
         span, _ = self._locate(state, block)
@@ -194,15 +187,14 @@ class BlockReader:
         Raises:
             Corrupt: no other tier has a good copy.
         """
-        self._replace(self._state(column, shard), error)
+        self.copies.replace(self._state(column, shard), error)
 
     def count_raw(self, raw: RawBlock) -> None:
         """Count a block that was read around this reader."""
-        with self._lock:
-            self.counts.bytes_needed += raw.nbytes
+        self.copies.needed(raw.nbytes)
         if not raw.cached:
             COUNTERS.add_moved(raw.tier, "read", raw.nbytes)
-        self._was_read(STORE_NAME if raw.cached else raw.tier, raw.nbytes)
+        self.copies.was_read(STORE_NAME if raw.cached else raw.tier, raw.nbytes)
 
     def _state(self, column: str, number: int) -> ShardState:
         state = self._states.get((column, number))
@@ -211,39 +203,6 @@ class BlockReader:
             state = self._states.setdefault((column, number), fresh)  # one for all threads
         return state
 
-    def _file(self, state: ShardState) -> Extent | None:
-        """The file that holds a shard, in the cache or on the tier."""
-        if self._in_cache(state) and self.cache is not None:
-            try:
-                return self.cache.locate(state.shard.digest)
-            except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
-                state.cached = False
-        # A block tier's extents have addresses too, but are given to other objects after a delete.
-        return state.tier.store.locate(state.shard.key) if state.tier.kind == "file" else None
-
-    def _read_good(self, state: ShardState, read: Callable[[ShardState], T]) -> T:
-        """What `read` makes of whichever copy is good."""
-        left = self._attempts
-        while True:
-            left -= 1
-            try:
-                return read(state)
-            except (Corrupt, NotFound) as error:
-                error.tier, error.key = error.tier or state.tier.name, error.key or state.shard.key
-                if not left:
-                    raise
-                self._replace(state, error, again=left < self._attempts - 1)
-            except (Unavailable, DeadlineExceeded) as error:
-                return self._elsewhere(state, read, error)
-
-    def _elsewhere(self, state: ShardState, read: Callable[[ShardState], T], error: TieringError) -> T:
-        """What `read` makes of the next tier that answers; the next block is again asked of the first."""
-        for tier in self._tiers[self._tiers.index(state.tier) + 1 :]:
-            other = ShardState(state.shard, tier, state.spans, cached=False)
-            with contextlib.suppress(TieringError):  # the first error is the one to tell
-                return read(other)
-        raise error
-
     def _read(self, name: str, state: ShardState, block: int, slots: Mapping[str, memoryview]) -> None:
         if self._layout is None:
             self._scatter(self._read_message(state, block, None), slots)
@@ -251,27 +210,25 @@ class BlockReader:
         span, crc = self._locate(state, block)
         if self._layout.codec is None:  # straight into place; the CRC comes to lie behind the block's rows
             stored = slots[name][: span.nbytes]
-            identity = self._bytes(state, span.offset, stored)
+            identity = self.copies.read(state, span.offset, stored)
             if self._always_verify or not state.is_proven(identity, block):
                 check_block(stored, crc)
                 state.prove(identity, block)
         else:
             column = self._layout.column(name)
             stored = memoryview(bytearray(span.nbytes))
-            self._bytes(state, span.offset, stored)
+            self.copies.read(state, span.offset, stored)
             check_block(stored, crc)
             decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
-        with self._lock:
-            self.counts.bytes_needed += span.nbytes
+        self.copies.needed(span.nbytes)
 
     def _read_message(self, state: ShardState, block: int, memory: memoryview | None) -> pa.RecordBatch:
         """A block of an Arrow corpus, in `memory` or in memory of its own."""
         span, crc = self._locate(state, block)
         message = memoryview(bytearray(span.nbytes)) if memory is None else memory[: span.nbytes]
-        self._bytes(state, span.offset, message)
+        self.copies.read(state, span.offset, message)
         batch = arrow.decode_block(message, crc, self.corpus.schema)
-        with self._lock:
-            self.counts.bytes_needed += span.nbytes
+        self.copies.needed(span.nbytes)
         return batch
 
     def _scatter(self, batch: pa.RecordBatch, slots: Mapping[str, memoryview]) -> None:
@@ -296,7 +253,7 @@ class BlockReader:
     def _read_spans(self, state: ShardState, layout: ZarrLayout) -> list[BlockSpan]:
         """Where the blocks of a Zarr shard lie, from its index."""
         tail = bytearray(index_bytes(layout.nblocks))
-        self._bytes(state, state.shard.nbytes - len(tail), memoryview(tail))
+        self.copies.read(state, state.shard.nbytes - len(tail), memoryview(tail))
         blocks = layout.shard_blocks(state.shard.number)
         spans = [s for s in read_index(tail, layout.nblocks, state.shard.nbytes)[:blocks] if s is not None]
         if len(spans) < blocks:
@@ -305,124 +262,5 @@ class BlockReader:
             stored_bytes = layout.block_bytes(layout.column(state.shard.column)) + CRC_BYTES
             if any(span.nbytes != stored_bytes for span in spans):
                 raise Corrupt(f"a block has not the {stored_bytes} bytes of its rows", key=state.shard.key)
-        with self._lock:
-            self.counts.bytes_needed += len(tail)
+        self.copies.needed(len(tail))
         return spans
-
-    def _bytes(self, state: ShardState, offset: int, buffer: memoryview | Scatter) -> Hashable | None:
-        """Bytes of a shard, from the cache where it has or takes the shard, else from the tier.
-
-        Returns what tells the file they come from, as it is now, from any other; None where nothing does.
-        """
-        if self._in_cache(state) and self.cache is not None:
-            try:
-                if (read := state.in_cache) is None:
-                    read = state.in_cache = self.cache.reader(state.shard.digest)
-                identity = read(offset, buffer)
-            except Corrupt:  # truncated
-                raise
-            except (TieringError, OSError):  # evicted meanwhile, or the cache is sick
-                state.cached = False
-            else:
-                self._was_read(STORE_NAME, buffer.nbytes)
-                return identity
-        if (read := state.on_tier) is None:
-            read = state.on_tier = state.tier.store.reader(state.shard.key)
-        identity = read(offset, buffer)
-        self._was_read(state.tier.name, buffer.nbytes)
-        return identity
-
-    def _in_cache(self, state: ShardState) -> bool:
-        if self.cache is None:
-            return False
-        if state.cached is None:
-            with state.lock:
-                if state.cached is None:
-                    shard = state.shard
-                    state.cached = self.cache.get(
-                        shard.digest,
-                        shard.nbytes,
-                        lambda: [self._whole(state)],
-                        self.registration,
-                        verified=True,
-                    )
-        return bool(state.cached)
-
-    def _whole(self, state: ShardState) -> Buffer:
-        """A whole shard, verified, to be kept in the cache; `state.lock` is held."""
-        shard = state.shard
-        for left in reversed(range(self._attempts)):
-            try:
-                data = read_verified(state.tier.store, shard.key, shard.nbytes, shard.digest)
-            except (Corrupt, NotFound) as error:
-                if not left:
-                    raise
-                self._repair(state, error)
-            else:
-                break
-        self._was_read(state.tier.name, shard.nbytes)
-        return data
-
-    def _replace(self, state: ShardState, error: TieringError, *, again: bool = False) -> None:
-        """After a bad or missing block: drop the cached copy, or repair the tier's if that is the bad one.
-
-        Another thread may have done it already. With `again` it helped the caller nothing.
-        """
-        shard = state.shard
-        with state.lock:
-            if self.cache is not None and state.cached is None:
-                return  # a bad copy was just discarded
-            if self.cache is not None and state.cached:
-                if not self.cache.verify(shard.digest, shard.nbytes):
-                    self._report(STORE_NAME, state, error)
-                    state.cached = False if state.refetched else None
-                    state.refetched = True
-                elif again:  # its disk gives other bytes each time
-                    state.cached = False
-            else:
-                self._repair(state, error)
-            state.in_cache = state.on_tier = None
-            state.proven = (None, set())
-            if self._layout is not None:
-                state.spans = None  # the index may be from the bad copy
-
-    def _repair(self, state: ShardState, error: TieringError) -> None:
-        """Have a good copy on the shard's tier again, or else read another tier from now on.
-
-        Raises:
-            Corrupt: no other tier has a good copy.
-        """
-        shard, tier = state.shard, state.tier
-        if is_verified(tier.store, shard.key, shard.nbytes, shard.digest):
-            self._was_read(tier.name, shard.nbytes)
-            return  # another thread healed it, or the bad bytes were the cache's
-        self._report(tier.name, state, error)
-        behind = self._tiers[self._tiers.index(tier) + 1 :]
-        if tier == self.corpus.tier and (self._can_heal or not behind):
-            try:
-                _data, self._can_heal = heal(self.corpus, shard.relative_key, shard.nbytes, shard.digest)
-            except TieringError as failure:
-                if not behind:
-                    raise
-                log.warning("shard %s cannot be healed: %s", shard.key, failure)
-            else:
-                self._was_read(tier.name, shard.nbytes)
-                if self._can_heal:
-                    return
-        if not behind:
-            hint = "'tiering verify' lists all such objects; move the corpus here again from a good tier"
-            raise Corrupt(
-                f"no good copy of the shard: {error.message}", tier=tier.name, key=shard.key, hint=hint
-            )
-        state.tier, state.on_tier = behind[0], None
-        log.warning("shard %s is read from tier %s from now on", shard.key, state.tier.name)
-
-    def _report(self, tier: str, state: ShardState, error: TieringError) -> None:
-        log.warning("bad copy of shard %s on tier %s: %s", state.shard.key, tier, error.message)
-        with self._lock:
-            self.counts.damaged.append((tier, state.shard.key))
-
-    def _was_read(self, store: str, nbytes: int) -> None:
-        with self._lock:
-            self.counts.bytes_read[store] = self.counts.bytes_read.get(store, 0) + nbytes
-            self.counts.bytes_fetched += nbytes if store != STORE_NAME else 0

@@ -104,8 +104,8 @@ def misses_of_rank(corpus: Corpus, order: Order, nodes: NodeCache, uses: Sequenc
     foreteller = Foreteller(reader, 1, 4)
     slots = {c.name: memoryview(bytearray(reader.slot_rows(c) * c.row_bytes)) for c in reader.columns}
     for epoch, shards in enumerate(uses):
-        assert reader.registration is not None
-        reader.registration.begin(epoch)
+        assert reader.copies.registration is not None
+        reader.copies.registration.begin(epoch)
         foreteller.foretell(order, epoch, 0)
         reader.new_epoch()
         for shard in shards.tolist():
