@@ -103,7 +103,11 @@ class _Worker:
             except BaseException:
                 self._let_go()
                 raise
-        self._send(start)
+        try:
+            self._send(start)
+        except BaseException:
+            self.close(ours=True)
+            raise
 
     def put(self, turn: int, batch: Any) -> None:
         """Send the batch of that turn."""

@@ -36,7 +36,7 @@ def rows_of(batch: Any) -> list[dict[str, Any]]:
     """The rows of a batch of arrays ``{column: [rows, ...]}`` or of a record batch.
 
     Of an array a row has a view, or a numpy scalar. Of a record batch it has numpy arrays for lists of
-    numbers, else Python's own str, bytes, numbers, lists and dicts.
+    numbers without nulls, else Python's own str, bytes, numbers, lists and dicts.
     """
     if isinstance(batch, dict):
         names, columns = list(batch), list(batch.values())
@@ -76,7 +76,8 @@ def _values(column: Any) -> Any:
     import pyarrow as pa
 
     kind = column.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_primitive(kind.value_type):
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list and pa.types.is_primitive(kind.value_type) and not column.values.null_count:
         return [None if row is None else np.asarray(row) for row in (each.values for each in column)]
     return column.to_pylist()
 

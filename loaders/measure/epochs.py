@@ -111,7 +111,7 @@ def batch_bytes(batch: Any) -> int:
     """Bytes of the arrays of a batch, or of a record batch."""
     if isinstance(batch, pa.RecordBatch):
         return int(batch.nbytes)
-    return sum(int(values.nbytes) for values in batch.values())
+    return sum(int(values.nbytes) for values in batch.values() if isinstance(values, np.ndarray))
 
 
 def _taking(kept: list[Any]) -> tuple[int, Callable[[Any], object]]:

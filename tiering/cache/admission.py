@@ -162,8 +162,11 @@ class Admission:
         """The living readers by the names of their files; None where the policy is not told of them."""
         if self.policy not in (AUTO, CLAIRVOYANT):
             return None
-        foreseen = decision(self.policy, chosen(db)) == CLAIRVOYANT
-        return {reader.name: reader.course(foreseen=foreseen) for reader in self.readers.living()} or None
+        living, choice = self.readers.living(), chosen(db)
+        if choice is not None and choice.readers != identity(living, self.limit_bytes(db)):
+            choice = None  # it was made for others; until there is one for these nothing has to leave
+        foreseen = decision(self.policy, choice) == CLAIRVOYANT
+        return {reader.name: reader.course(foreseen=foreseen) for reader in living} or None
 
     def _fitted(self, content: Content, db: sqlite3.Connection, room_bytes: int) -> Eviction[str]:
         """The policy by name, knowing all copies; those that do not fit are evicted."""

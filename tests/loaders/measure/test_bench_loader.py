@@ -74,10 +74,13 @@ def test_bench_loader_takes_ragged_columns_as_record_batches(bench: Call) -> Non
     assert document["gather_from_ram"]["rows"] == 200
 
 
-def test_bench_loader_pads_without_a_gather_to_compare_with(bench: Call) -> None:
-    document = bench("t", "--batch-size", 20, "--collate", "pad", "--epochs", 1, "--json")
+@pytest.mark.parametrize("collate", ["pad", "pack"])
+def test_bench_loader_collates_without_a_gather_to_compare_with(bench: Call, collate: str) -> None:
+    words = ("t", "--batch-size", 20, "--collate", collate, "--epochs", 1)
+    document = bench(*words, "--json")
     assert document["gather_from_ram"] is None
-    assert "A gather" not in bench("t", "--batch-size", 20, "--collate", "pad", "--epochs", 1)
+    assert document["epochs"][0]["rows"] == 200
+    assert "A gather" not in bench(*words)
 
 
 def test_bench_loader_refuses_what_does_not_fit(bench: Call) -> None:
