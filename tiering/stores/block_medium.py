@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -52,7 +52,8 @@ class Medium:
         self.path = path
         self.broken = False
         """A flush failed: what was written since the last good one may be lost."""
-        self._state = threading.Condition()
+        self._lock = threading.Lock()
+        self._state = threading.Condition(self._lock)
         self._flushing = threading.Lock()
         self._in_use = 0
         self._stopped = False
@@ -162,20 +163,22 @@ class Medium:
                 os.close(self._fd)
                 self._fd = -1
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[int]:
+    def _using(self) -> _Use:
+        return _Use(self)
+
+    def _begin_use(self) -> int:
         # Without the count, close() in one thread would let another read a file that reuses the number.
-        with self._state:
+        with self._lock:
             if self._stopped:
                 raise UsageError("the store is closed", tier=self.tier, hint="Open it again")
             self._in_use += 1
-        try:
-            yield self._fd
-        finally:
-            with self._state:
-                self._in_use -= 1
-                if not self._in_use:
-                    self._state.notify_all()
+        return self._fd
+
+    def _end_use(self) -> None:
+        with self._lock:
+            self._in_use -= 1
+            if self._stopped:
+                self._state.notify_all()
 
     def _fill(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
@@ -189,23 +192,49 @@ class Medium:
             done += got
 
 
-@contextlib.contextmanager
-def typed_errors(tier: str | None, key: str | None, path: Path) -> Iterator[None]:
-    """Raise errors of the operating system and of SQLite as the engine's own."""
-    try:
-        yield
-    except TieringError as error:
-        error.tier, error.key = error.tier or tier, error.key or key
-        raise
-    except OSError as error:
-        _fail(error, tier, key, path)
-    except sqlite3.Error as error:
-        text = f"index of {path}: {error}"
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-            hint = "Make room on the file system that holds the index"
-            raise CapacityExceeded(text, tier=tier, key=key, hint=hint) from error
-        hint = "Open the store again; without its index it is rebuilt from the volume"
-        raise Unavailable(text, tier=tier, key=key, hint=hint) from error
+class _Use:
+    """Gives the descriptor, which stays open during the ``with``."""
+
+    # A class, as is the next: a generator's many calls cost a read of 1 MiB a tenth of its time.
+    __slots__ = ("_medium",)
+
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
+
+    def __enter__(self) -> int:
+        return self._medium._begin_use()
+
+    def __exit__(self, *_: object) -> None:
+        self._medium._end_use()
+
+
+class typed_errors:  # noqa: N801 - used as a function is
+    """Raises errors of the operating system and of SQLite as the engine's own."""
+
+    __slots__ = ("_key", "_path", "_tier")
+
+    def __init__(self, tier: str | None, key: str | None, path: Path) -> None:
+        self._tier, self._key, self._path = tier, key, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, TieringError):
+            error.tier, error.key = error.tier or self._tier, error.key or self._key
+        elif isinstance(error, OSError):
+            _fail(error, self._tier, self._key, self._path)
+        elif isinstance(error, sqlite3.Error):
+            _fail_index(error, self._tier, self._key, self._path)
+
+
+def _fail_index(error: sqlite3.Error, tier: str | None, key: str | None, path: Path) -> NoReturn:
+    text = f"index of {path}: {error}"
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        hint = "Make room on the file system that holds the index"
+        raise CapacityExceeded(text, tier=tier, key=key, hint=hint) from error
+    hint = "Open the store again; without its index it is rebuilt from the volume"
+    raise Unavailable(text, tier=tier, key=key, hint=hint) from error
 
 
 def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoReturn:
