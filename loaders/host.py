@@ -212,10 +212,11 @@ class HostFeed:
             name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
             for name, nbytes in self._reader.row_bytes.items()
         }
+        kept = cut and self._blocks.holds(shard, block)
         left = [
             name
             for name, target in targets.items()
-            if name not in self._direct or not self._scatter(name, shard, block, first, rows, target)
+            if kept or name not in self._direct or not self._scatter(name, shard, block, first, rows, target)
         ]
         if left:
             whole = self._blocks.read(shard, block, left, len(turn) if cut else None)

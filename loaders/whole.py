@@ -46,6 +46,10 @@ class WholeBlocks:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
 
+    def holds(self, shard: int, block: int) -> bool:
+        """Whether a copy of a block is kept."""
+        return (shard, block) in self._kept
+
     def read(self, shard: int, block: int, names: Sequence[str], shared_rows: int | None = None) -> Rows:
         """The rows of some columns of a block.
 
