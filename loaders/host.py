@@ -212,11 +212,13 @@ class HostFeed:
             name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
             for name, nbytes in self._reader.row_bytes.items()
         }
-        kept = cut and self._blocks.holds(shard, block)
+        kept = self._blocks.held(shard, block) if cut else ()
         left = [
             name
             for name, target in targets.items()
-            if kept or name not in self._direct or not self._scatter(name, shard, block, first, rows, target)
+            if name not in self._direct
+            or name in kept
+            or not self._scatter(name, shard, block, first, rows, target)
         ]
         if left:
             whole = self._blocks.read(shard, block, left, len(turn) if cut else None)

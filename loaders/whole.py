@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,10 @@ class WholeBlocks:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
 
-    def holds(self, shard: int, block: int) -> bool:
-        """Whether a copy of a block is kept."""
-        return (shard, block) in self._kept
+    def held(self, shard: int, block: int) -> Collection[str]:
+        """Of which columns a copy of a block is kept."""
+        kept = self._kept.get((shard, block))
+        return () if kept is None else kept.rows
 
     def read(self, shard: int, block: int, names: Sequence[str], shared_rows: int | None = None) -> Rows:
         """The rows of some columns of a block.
