@@ -56,7 +56,8 @@ class Loader:
             batches; ``pad`` or `Pad`; ``pack`` or `Pack`; or a function of a record batch, whose result is
             handed out. Without it, columns of no fixed shape are refused.
         rows: those to hand out, all by default: a bool mask, shape ``[corpus.rows]``; row numbers, ascending;
-            or half-open ranges of them, shape ``[k, 2]``. Shards without any of them are not fetched.
+            half-open ranges of them, shape ``[k, 2]``; or an expression of columns, which are read for it, such
+            as ``pyarrow.compute.field("label") == 3``. Shards without any of them are not fetched.
         cache: the node's cache; None reads the tier alone.
         device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
         transform: called with each batch; what it returns is handed out.
@@ -151,6 +152,7 @@ class Loader:
             make_order(
                 corpus,
                 rows,
+                cache,
                 seed=seed,
                 mode=shuffle,
                 lanes=choose_lanes(lanes, batch_size, self.world_size),
@@ -159,6 +161,7 @@ class Loader:
                 affinity=affinity,
             )
         )
+        self._rows_name = name_of(self._order)
         self._open()
         self.stats = LoaderStats(0, self._bound())
 
@@ -248,7 +251,7 @@ class Loader:
             window=self._order.window_blocks,
             corpus=self.corpus.record.manifest[:16],
             affinity=self._order.affinity,
-            rows=name_of(self._order),
+            rows=self._rows_name,
         ).to_dict()
 
     def digest(self) -> RowsDigest:
@@ -277,9 +280,9 @@ class Loader:
                 f"the state is of the manifest {wanted.corpus}, not {self.corpus.record.manifest[:16]}",
                 hint="Open the version that the training began with: open_corpus(..., version=N)",
             )
-        if wanted.rows != name_of(self._order):
+        if wanted.rows != self._rows_name:
             raise Conflict(
-                f"the state is of {called(wanted.rows)}, not {called(name_of(self._order))}",
+                f"the state is of {called(wanted.rows)}, not {called(self._rows_name)}",
                 hint="Give the rows that the training began with",
             )
         order = make_order(

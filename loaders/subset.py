@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from policies import Order
 from policies.bounds import bound
@@ -17,19 +19,24 @@ from tiering.corpus import Corpus
 from tiering.digest import digest
 from tiering.errors import UsageError
 from tiering.reader import BlockReader
+from tiering.rows import RowReader
 
 _NAME_CHARS: Final = 16
+_NUMBER: Final = "/row"  # no column is called so
 
-Rows = Keep
-"""A bool mask, shape ``[corpus.rows]``; row numbers, ascending; or half-open ranges of them, ``[k, 2]``."""
+Rows = Keep | pc.Expression
+"""A bool mask, shape ``[corpus.rows]``; row numbers, ascending; half-open ranges of them, ``[k, 2]``; or an
+expression of columns, such as ``pyarrow.compute.field("label") == 3``."""
 
 
-def make_order(corpus: Corpus, rows: Rows | None, **options: Any) -> Order:
+def make_order(corpus: Corpus, rows: Rows | None, cache: NodeCache | None = None, **options: Any) -> Order:
     """The order of some rows of a corpus; `options` are those of `Order`.
 
     Raises:
-        UsageError: an option or `rows` does not fit.
+        UsageError: an option or `rows` does not fit. And what reading columns raises, for an expression.
     """
+    if isinstance(rows, pc.Expression):
+        rows = rows_that_match(corpus, rows, cache)
     try:
         order = Order(corpus.shard_rows, block_rows=corpus.contents.block_rows, keep=rows, **options)
     except ValueError as error:
@@ -37,6 +44,46 @@ def make_order(corpus: Corpus, rows: Rows | None, **options: Any) -> Order:
     if not len(order):
         raise UsageError(f"rows names none of the {corpus.rows} rows of corpus {corpus.name!r}")
     return order
+
+
+def rows_that_match(corpus: Corpus, wanted: pc.Expression, cache: NodeCache | None) -> Keep:
+    """Numbers of the rows for which an expression of columns is true, int64 ``[k]``, ascending.
+
+    The columns it names are read once, shard by shard; of a Zarr corpus no others.
+
+    Raises:
+        UsageError: it names no columns of the corpus, or is not true or false for a row of them.
+    """
+    names = _columns_of(wanted, corpus)
+    reader = RowReader(corpus, names, cache)
+    found = [np.empty(0, np.int64)]
+    ends = np.cumsum(corpus.shard_rows).tolist()
+    for first, end in zip([0, *ends], ends, strict=False):
+        rows = pa.array(np.arange(first, end))
+        table = reader.to_arrow(slice(first, end)).append_column(_NUMBER, rows)
+        found.append(table.filter(wanted)[_NUMBER].to_numpy())
+    return np.concatenate(found)
+
+
+def _columns_of(wanted: pc.Expression, corpus: Corpus) -> list[str]:
+    """The columns that an expression names: those it cannot be evaluated without."""
+    nothing = corpus.schema.empty_table()
+    try:
+        nothing.filter(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise UsageError(
+            f"rows cannot be chosen by {wanted}: {error}",
+            hint=f"The columns of corpus {corpus.name!r} are {', '.join(corpus.schema.names)}",
+        ) from error
+    needed = []
+    for name in corpus.schema.names:
+        try:
+            nothing.drop_columns(name).filter(wanted)
+        except pa.ArrowInvalid:
+            needed.append(name)
+    if not needed:
+        raise UsageError(f"rows = {wanted} names no column", hint="Example: pc.field('label') == 3")
+    return needed
 
 
 def name_of(order: Order) -> str:

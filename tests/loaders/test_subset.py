@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loaders import Loader
+from loaders.subset import rows_that_match
 from loaders.window import WindowFeed, slots_needed
 from tests.corpora import joined, memory_corpus, promised, seen
 from tests.loaders.test_window import RowSlots, expected
-from tiering import Corpus, NodeCache
+from tiering import Corpus, NodeCache, ingest, open_tier
 from tiering.errors import Conflict, UsageError
 
 ROWS = 200
@@ -134,3 +137,61 @@ def test_all_rows_named_are_all_rows(corpus: Corpus) -> None:
     state = Loader(corpus, 8, rows=np.ones(ROWS, bool)).state_dict()
     assert state == Loader(corpus, 8).state_dict()
     assert state["v"] == 2
+
+
+LABELS = np.arange(ROWS) % 7
+
+
+@pytest.fixture(scope="module", params=["zarr", "arrow"])
+def labelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """200 rows in blocks of 8 with a label, and in Arrow a text that may be null."""
+    folder = tmp_path_factory.mktemp("labelled")
+    source: Any = {"row": np.arange(ROWS), "label": LABELS}
+    if request.param == "arrow":
+        words = [None if row % 5 == 0 else "x" * (row % 3) for row in range(ROWS)]
+        source = pa.table({**source, "text": words})
+    tier = open_tier(folder, "disk")
+    return ingest(source, tier, "c", format=request.param, block_rows=8, shard_size="4KiB", progress=False)
+
+
+def test_rows_may_be_those_that_match_an_expression(labelled: Corpus) -> None:
+    wanted = (pc.field("label") == 3) | (pc.field("row") > 190)
+    loader = Loader(labelled, 8, rows=wanted, columns=["row"], drop_last=False)
+    found = sorted(row for batch in loader for row in batch["row"].tolist())
+    assert found == [row for row in range(ROWS) if row % 7 == 3 or row > 190]
+    assert loader.state_dict() == Loader(
+        labelled, 8, rows=found, columns=["row"], drop_last=False
+    ).state_dict() | {"epoch": 1}
+
+
+def test_rows_may_be_chosen_by_a_ragged_column(labelled: Corpus) -> None:
+    if labelled.format != "arrow":
+        pytest.skip("only Arrow corpora have ragged columns")
+    loader = Loader(labelled, 8, rows=pc.utf8_length(pc.field("text")) == 2, columns=["row"], drop_last=False)
+    found = sorted(row for batch in loader for row in batch["row"].tolist())
+    assert found == [row for row in range(ROWS) if row % 5 and row % 3 == 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (pc.field("colour") == 3, "columns of corpus 'c' are row, label"),
+        (pc.field("label") == "three", "rows cannot be chosen by"),
+        (pc.scalar(True), "names no column"),
+        (pc.field("label") == 99, "rows names none of the 200 rows"),
+    ],
+)
+def test_expressions_that_choose_nothing_are_refused(labelled: Corpus, rows: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Loader(labelled, 8, rows=rows, columns=["row"])
+
+
+def test_an_expression_reads_the_columns_it_names_alone(tmp_path: Path) -> None:
+    wide = np.zeros((ROWS, 4096), np.uint8)
+    tier = open_tier(tmp_path, "disk")
+    source = {"label": np.arange(ROWS), "wide": wide}
+    corpus = ingest(source, tier, "c", block_rows=8, shard_size="64KiB", progress=False)
+    cache = NodeCache(tmp_path / "cache", 10 * corpus.nbytes)
+    rows_that_match(corpus, pc.field("label") == 3, cache)
+    assert cache.status().used_bytes == sum(shard.nbytes for shard in corpus.shards("label"))
+    cache.close()
