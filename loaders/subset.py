@@ -5,7 +5,7 @@ Invariant: the name of a subset is a function of its rows alone, so that a state
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from tiering.rows import RowReader
 _NAME_CHARS: Final = 16
 _NUMBER: Final = "/row"  # no column is called so
 
-Rows = Keep | pc.Expression
+Rows: TypeAlias = "Keep | pc.Expression"
 """A bool mask, shape ``[corpus.rows]``; row numbers, ascending; half-open ranges of them, ``[k, 2]``; or an
 expression of columns, such as ``pyarrow.compute.field("label") == 3``."""
 
