@@ -56,7 +56,8 @@ class Loader:
             batches; ``pad`` or `Pad`; ``pack`` or `Pack`; or a function of a record batch, whose result is
             handed out. Without it, columns of no fixed shape are refused.
         rows: those to hand out, all by default: a bool mask, shape ``[corpus.rows]``; row numbers, ascending;
-            half-open ranges of them, ``[k, 2]``; or an expression of columns, which are read for it, such as ``pyarrow.compute.field("label") == 3``. Shards without any of them are not fetched.
+            half-open ranges of them, ``[k, 2]``; or an expression of columns, which are read for it, such as
+            ``pyarrow.compute.field("label") == 3``. Shards without any of them are not fetched.
         cache: the node's cache; None reads the tier alone.
         device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
         transform: called with each batch; what it returns is handed out.
