@@ -116,6 +116,7 @@ def outcome(call: Callable[[Store], Any], store: Store) -> Any:
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.no_cover  # ten thousand times what the contract's tests cover
 @pytest.mark.parametrize("kind", params(tuple(EXAMPLES)))
 def test_store_behaves_as_the_model(
     kind: str, open_store: Callable[[str], AbstractContextManager[Store]], request: pytest.FixtureRequest

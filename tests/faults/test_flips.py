@@ -33,6 +33,8 @@ FLIPS = int(os.environ.get("TIERING_FLIPS", "10000"))
 ROWS, BLOCK_ROWS, SHARD_BLOCKS = 1000, 250, 3  # blocks that nearly fill their pages
 SHARES = {"shards": 0.56, "documents": 0.3, "cache": 0.1, "index": 0.04}
 
+pytestmark = pytest.mark.no_cover  # the same lines ten thousand times: other tests cover them once
+
 
 def flips(share: str, parts: int = 1) -> int:
     return max(1, round(FLIPS * SHARES[share] / parts))

@@ -12,6 +12,8 @@ libcachesim = pytest.importorskip(
     "libcachesim", reason="libcachesim has wheels for Linux on x86-64 alone", exc_type=ImportError
 )
 
+pytestmark = pytest.mark.no_cover  # long traces, several times slower under the tracer
+
 ITEMS, REQUESTS = 1000, 8000
 PARTS = (0.2, 0.4, 0.7)
 Trace = tuple[list[int], list[int], int]

@@ -33,6 +33,7 @@ BELADY = (91596, 89457, 85759, 79256, 70724, 61594, 59645, 48974)
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason="the libCacheSim trace is not beside this checkout")
+@pytest.mark.no_cover  # a million requests, five times slower under its tracer
 @pytest.mark.parametrize("name", GOLDEN)
 def test_replay_of_a_real_trace_misses_as_libcachesim_does(name: str) -> None:
     trace = np.fromfile(TRACE, dtype=RECORD)
@@ -43,6 +44,7 @@ def test_replay_of_a_real_trace_misses_as_libcachesim_does(name: str) -> None:
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason="the libCacheSim trace is not beside this checkout")
+@pytest.mark.no_cover  # a million requests, five times slower under its tracer
 @pytest.mark.parametrize(("name", "tolerance"), [("gdsf", 0.001), ("wtinylfu", 0.01)])
 def test_replay_of_a_real_trace_is_near_libcachesim_or_better(name: str, tolerance: float) -> None:
     """GDSF breaks ties otherwise; W-TinyLFU counts exactly, and moves the border of its window."""
@@ -52,6 +54,7 @@ def test_replay_of_a_real_trace_is_near_libcachesim_or_better(name: str, toleran
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason="the libCacheSim trace is not beside this checkout")
+@pytest.mark.no_cover  # a million requests, five times slower under its tracer
 def test_belady_on_a_real_trace_misses_as_libcachesim_does_where_it_must_admit() -> None:
     trace = np.fromfile(TRACE, dtype=RECORD)
     ids, sizes = trace["id"].tolist(), trace["size"].tolist()
