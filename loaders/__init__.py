@@ -1,6 +1,8 @@
-"""Feeds batches of a corpus to host and GPU memory."""
+"""Feeds batches of a corpus, or of several, to host and GPU memory."""
 
 from loaders.loader import Loader
+from loaders.mixture import Mixture
+from loaders.mixture_stats import CorpusStats, MixtureStats
 from loaders.stats import LoaderStats
 
-__all__ = ["Loader", "LoaderStats"]
+__all__ = ["CorpusStats", "Loader", "LoaderStats", "Mixture", "MixtureStats"]

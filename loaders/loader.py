@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from loaders.buffers import BatchBuffers
 from loaders.host import HostFeed, batches_ahead
+from loaders.pieces import PiecePlanner
 from loaders.ranks import choose_lanes, find_rank
 from loaders.slots import Batch, Slots
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
+from loaders.whole import WholeBlocks
 from loaders.window import WindowFeed, slots_needed
 from policies import Order
 from policies.bounds import bound
@@ -29,7 +31,7 @@ from tiering.reader import BlockReader
 Transform = Callable[[Batch], Any]
 
 MAX_EPOCHS: Final = 1 << 32
-_BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
+BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
 _OF_THIS_PROCESS: Final = frozenset({"_process", "_reader", "_slots_used", "_buffers", "_feed"})
 
 
@@ -254,12 +256,13 @@ class Loader:
     def _new_feed(self, epoch: int, lanes: range, start: int, stop: int) -> HostFeed | WindowFeed:
         if self._device != "cpu":
             return WindowFeed(self._order, self._slots(), epoch, lanes, start, stop, self._threads)
+        ahead = batches_ahead(self._order, self._step)
         if self._buffers is None:
-            most = batches_ahead(self._order, self._step) + _BATCHES_KEPT
-            self._buffers = BatchBuffers(self._reader.columns, len(lanes) * self._step, most)
-        return HostFeed(
-            self._order, self._reader, self._buffers, epoch, lanes, start, stop, self._step, self._threads
-        )
+            rows = len(lanes) * self._step
+            self._buffers = BatchBuffers(self._reader.columns, rows, ahead + BATCHES_KEPT)
+        planner = PiecePlanner(self._order, epoch, lanes, start, stop)
+        blocks = WholeBlocks(self._reader, self._order.shard_rows, len(lanes) + 1)
+        return HostFeed(planner, [blocks], self._buffers, start, stop, self._step, ahead, self._threads)
 
     def _slots(self) -> Slots:
         if self._slots_used is None:

@@ -49,11 +49,11 @@ class Mixture:
 
     orders: one a corpus, of equally many lanes, each with at least a row a lane. weights: the share of each
     in the draws, in any unit; floats count as the decimals they print as; a corpus of weight 0 rests.
-    changes: other weights from a position of the lanes on, until the next change. Each corpus must have a
-    weight above 0 at some time. A lane that has drawn all of its rows of a corpus goes on with that corpus's
-    next epoch. Raises ValueError for other orders, for positions outside [1, 2**50), and for weights that are
-    not in the proportion of whole numbers of sum W <= 65,536 with lcm(W, lanes) <= 2**24. A seek costs no
-    walking; memory 10 * lcm(W, lanes) bytes beside the orders, for at most 4 kinds of weights at a time.
+    changes: other weights from a position of the lanes on, until the next change. A lane that has drawn all
+    of its rows of a corpus goes on with that corpus's next epoch. Raises ValueError for other orders, for
+    positions outside [1, 2**50), and for weights that are not in the proportion of whole numbers of sum
+    W <= 65,536 with lcm(W, lanes) <= 2**24. A seek costs no walking; memory 10 * lcm(W, lanes) bytes beside
+    the orders, for at most 4 kinds of weights at a time.
     """
 
     __slots__ = ("_counts", "_orders", "_starts", "_tables", "_weights")
@@ -276,8 +276,6 @@ def _check(orders: Sequence[Order], phases: Sequence[Sequence[int]]) -> None:
                 f"orders[{number}] must have a row for each of {order.lanes} lanes, not {len(order)} rows; "
                 "for example lanes=1"
             )
-        if not any(weights[number] for weights in phases):
-            raise ValueError(f"weights must be above 0 at some time, those of orders[{number}] never are")
     for weights in phases:
         if entries(weights, orders[0].lanes) > MOST_ENTRIES:
             total = sum(weights)
