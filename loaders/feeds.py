@@ -8,7 +8,9 @@ from typing import Final
 from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
 from loaders.host import HostFeed, batches_ahead
+from loaders.pieces import PiecePlanner
 from loaders.slots import Slots
+from loaders.whole import WholeBlocks
 from loaders.window import WindowFeed, slots_needed
 from policies import Order
 from tiering.cache import NodeCache
@@ -16,7 +18,7 @@ from tiering.corpus import Corpus
 from tiering.errors import UsageError
 from tiering.reader import BlockReader
 
-_BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
+BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
 
 Feed = HostFeed | WindowFeed
 
@@ -56,10 +58,12 @@ class Feeds:
             self._made_for = order, step
         if self._ragged or self._device != "cpu":
             return WindowFeed(order, self._slots_for(order, lanes), epoch, lanes, start, stop, self._threads)
+        ahead = batches_ahead(order, step)
         if self._buffers is None:
-            most = batches_ahead(order, step) + _BATCHES_KEPT
-            self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, most)
-        return HostFeed(order, self.reader, self._buffers, epoch, lanes, start, stop, step, self._threads)
+            self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, ahead + BATCHES_KEPT)
+        planner = PiecePlanner(order, epoch, lanes, start, stop)
+        blocks = WholeBlocks(self.reader, order.shard_rows, len(lanes) + 1)
+        return HostFeed(planner, [blocks], self._buffers, start, stop, step, ahead, self._threads)
 
     def _slots_for(self, order: Order, lanes: range) -> Slots:
         if self._slots is None:

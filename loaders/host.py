@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,7 +23,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from loaders.buffers import BatchBuffer, BatchBuffers
-from loaders.pieces import Piece, PiecePlanner, Pieces
+from loaders.pieces import Piece, Pieces, Plans
 from loaders.reads import Reading, Reads
 from loaders.slots import Batch
 from loaders.whole import WholeBlocks
@@ -52,40 +53,38 @@ class HostFeed:
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:
-        order: the order.
-        reader: reads its blocks.
-        buffers: memory for batches of ``len(lanes) * step`` rows.
-        epoch: the epoch.
-        lanes: neighbouring lanes, in the order in which a batch has them.
+        planner: says what to read, for lanes in the order in which a batch has them.
+        blocks: read it, one for each corpus that the pieces name; all of the same columns.
+        buffers: memory for batches of ``lanes * step`` rows.
         start, stop: positions where every lane begins and ends, if it has so many rows.
         step: positions of a batch.
+        ahead: batches that are filled at a time; with those of two windows of a lane, one is read ahead.
         threads: the most that read blocks ahead; None for as many as help.
     """
 
     def __init__(
         self,
-        order: Order,
-        reader: BlockReader,
+        planner: Plans,
+        blocks: Sequence[WholeBlocks],
         buffers: BatchBuffers,
-        epoch: int,
-        lanes: range,
         start: int,
         stop: int,
         step: int,
+        ahead: int,
         threads: int | None,
     ) -> None:
-        self._reader, self._buffers = reader, buffers
+        self._planner, self._blocks, self._buffers = planner, blocks, buffers
         self._start, self._stop, self._step = start, stop, step
-        self._planner = PiecePlanner(order, epoch, lanes, start, stop)
+        self._row_bytes = blocks[0].reader.row_bytes
         self._shortest = min(self._planner.lane_rows)
         self.stall_seconds = 0.0
 
         # Batches [taken, opened) have memory: that of batch n is at n modulo the length of these.
-        self._ring: list[BatchBuffer | None] = [None] * batches_ahead(order, step)
+        self._ring: list[BatchBuffer | None] = [None] * ahead
         self._taken = self._opened = 0
         # Where the row of the first lane at each position goes, modulo as many positions.
-        self._places = {name: np.zeros(len(self._ring) * step, np.int64) for name in reader.row_bytes}
-        self._offsets = {name: np.arange(step) * nbytes for name, nbytes in reader.row_bytes.items()}
+        self._places = {name: np.zeros(len(self._ring) * step, np.int64) for name in self._row_bytes}
+        self._offsets = {name: np.arange(step) * nbytes for name, nbytes in self._row_bytes.items()}
 
         self._planning = threading.Lock()  # held by who puts reads: the caller, or a thread ahead of it
         self._pieces: Pieces | None = None
@@ -93,8 +92,7 @@ class HostFeed:
         self._unread: deque[Reading] = deque()  # by position
         self._ready = start  # windows that begin before have been put
 
-        self._blocks = WholeBlocks(reader, order.shard_rows, len(lanes) + 1)
-        self._direct = {name for name, nbytes in reader.row_bytes.items() if nbytes >= _SCATTER_BYTES}
+        self._direct = {name for name, nbytes in self._row_bytes.items() if nbytes >= _SCATTER_BYTES}
         self._reads = Reads(self._read, self._load, threads)
 
     def __enter__(self) -> Self:
@@ -204,41 +202,28 @@ class HostFeed:
 
     def _read(self, pieces: Pieces, piece: Piece) -> None:
         """Bring the rows of a piece to their places."""
-        lane, shard, block, cut, begin, end, first = piece
+        source, lane, shard, block, cut, begin, end, first = piece
+        blocks = self._blocks[source]
         some = slice(begin, end)
         turn = (pieces.positions[some] - self._start) % (len(self._ring) * self._step)
         rows = None if pieces.rows is None else pieces.rows[some]
         targets = {
             name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
-            for name, nbytes in self._reader.row_bytes.items()
+            for name, nbytes in self._row_bytes.items()
         }
-        kept = self._blocks.held(shard, block) if cut else ()
+        kept = blocks.held(shard, block) if cut else ()
         left = [
             name
             for name, target in targets.items()
             if name not in self._direct
             or name in kept
-            or not self._scatter(name, shard, block, first, rows, target)
+            or not _scatter(blocks.reader, name, shard, block, first, rows, target)
         ]
         if left:
-            whole = self._blocks.read(shard, block, left, len(turn) if cut else None)
+            whole = blocks.read(shard, block, left, len(turn) if cut else None)
             chosen = slice(first, first + len(turn)) if rows is None else rows
             for name in left:
                 targets[name].copy(whole[name][chosen])
-
-    def _scatter(
-        self, name: str, shard: int, block: int, first: int, rows: Int64s | None, target: Scatter
-    ) -> bool:
-        """Whether rows of a column, from `first` on or `rows`, could be read straight to their places."""
-        if rows is None or int(rows[-1]) - first < len(rows):
-            return self._reader.scatter(name, shard, block, first, target)
-        cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-        if len(cuts) * _RUN_BYTES + target.nbytes > self._reader.block_rows * target.row_bytes:
-            return False
-        return all(
-            self._reader.scatter(name, shard, block, int(rows[begin]), target.part(begin, end))
-            for begin, end in pairwise(cuts)
-        )
 
     def _filled(self, arrays: Batch, start: int, stop: int) -> Batch:
         """The rows of a batch; where lanes end, without the gaps behind those that have fewer."""
@@ -247,3 +232,18 @@ class HostFeed:
         counts = [max(0, min(stop, rows) - start) for rows in self._planner.lane_rows]
         rows = np.concatenate([lane * self._step + np.arange(count) for lane, count in enumerate(counts)])
         return {name: array.take(rows, axis=0) for name, array in arrays.items()}
+
+
+def _scatter(
+    reader: BlockReader, name: str, shard: int, block: int, first: int, rows: Int64s | None, into: Scatter
+) -> bool:
+    """Whether rows of a column, from `first` on or `rows`, could be read straight to their places."""
+    if rows is None or int(rows[-1]) - first < len(rows):
+        return reader.scatter(name, shard, block, first, into)
+    cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    if len(cuts) * _RUN_BYTES + into.nbytes > reader.block_rows * into.row_bytes:
+        return False
+    return all(
+        reader.scatter(name, shard, block, int(rows[begin]), into.part(begin, end))
+        for begin, end in pairwise(cuts)
+    )

@@ -1,7 +1,7 @@
 """Blocks that are read whole, to be checked or decoded before their rows go where they belong.
 
 Invariant: what `read` gives is valid until the same thread calls it again. Of a block that several lanes need
-a copy is kept until they have had all of its rows, or too many others came after it; so it is read once.
+a copy is kept until they have had all of its rows, or too many others were used after it; so it is read once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WholeBlocks:
     """
 
     def __init__(self, reader: BlockReader, shard_rows: Int64s, most: int) -> None:
-        self._reader, self._shard_rows, self._most = reader, shard_rows, most
+        self.reader, self._shard_rows, self._most = reader, shard_rows, most
         self._columns = {column.name: column for column in reader.columns}
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -77,12 +77,13 @@ class WholeBlocks:
             return {name: kept.rows[name] for name in names}
 
     def _rows_of(self, shard: int, block: int) -> int:
-        size = self._reader.block_rows
+        size = self.reader.block_rows
         return min(size, int(self._shard_rows[shard]) - block * size)
 
     def _keep(self, shard: int, block: int) -> _Kept:
         with self._lock:
             kept = self._kept.setdefault((shard, block), _Kept())
+            self._kept.move_to_end((shard, block))
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
             return kept
@@ -90,11 +91,11 @@ class WholeBlocks:
     def _new(self, names: Sequence[str] | Mapping[str, ZarrColumn]) -> dict[str, np.ndarray[Any, Any]]:
         columns = [self._columns[name] for name in names]
         return {
-            column.name: np.empty((self._reader.slot_rows(column), *column.shape), column.dtype)
+            column.name: np.empty((self.reader.slot_rows(column), *column.shape), column.dtype)
             for column in columns
         }
 
     def _fill(self, shard: int, block: int, memory: Rows) -> None:
         if memory:
             slots = {name: memoryview(array.reshape(-1).view(np.uint8)) for name, array in memory.items()}
-            self._reader.read(shard, block, slots)
+            self.reader.read(shard, block, slots)

@@ -46,8 +46,13 @@ ORDERS = [
     ("unequal", {"lanes": 3, "block_rows": 64, "keep": {"step": 7919, "modulus": 10, "below": 3}}),
     ("unequal", {"mode": "none", "lanes": 3, "keep": {"step": 1, "modulus": 5000, "below": 700}}),
 ]
-# (orders by index in ORDERS, of equally many lanes; weights)
-MIXTURES = [([2], [1]), ([1, 4, 6], [0.7, 0.2, 0.1]), ([3, 7, 17], [41, 63, 7])]
+# (orders by index in ORDERS, of equally many lanes; weights; changes of them)
+MIXTURES: list[tuple[list[int], list[float], dict[int, list[float]]]] = [
+    ([2], [1], {}),
+    ([1, 4, 6], [0.7, 0.2, 0.1], {}),
+    ([3, 7, 17], [41, 63, 7], {}),
+    ([1, 4, 6], [0.7, 0.3, 0], {1001: [2, 1, 1], 2000: [0, 3, 4], 10**9 + 500: [1, 1, 2]}),
+]
 EPOCHS = (0, 1, 5)
 SAMPLE = 10_000  # positions read at the start, the middle and the end of a long lane
 
@@ -71,10 +76,11 @@ def order_of(shards: str, parameters: str) -> Order:
     return Order(rows, **arguments)
 
 
-def mixture_of(orders: list[int], weights: list[float]) -> Mixture:
+def mixture_of(orders: list[int], weights: list[float], changes: dict[int, list[float]]) -> Mixture:
     """Return the mixture of a record."""
     named = [ORDERS[order] for order in orders]
-    return Mixture([order_of(shards, json.dumps(parameters)) for shards, parameters in named], weights)
+    made = [order_of(shards, json.dumps(parameters)) for shards, parameters in named]
+    return Mixture(made, weights, changes)
 
 
 def draws_of(mixture: Mixture) -> Iterator[np.ndarray]:
@@ -119,8 +125,13 @@ def records() -> Iterator[dict[str, object]]:
 
 def mixture_records() -> Iterator[dict[str, object]]:
     """Yield every record of a mixture as this version computes it."""
-    for orders, weights in MIXTURES:
-        yield {"orders": orders, "weights": weights, "draws": digest(draws_of(mixture_of(orders, weights)))}
+    for orders, weights, changes in MIXTURES:
+        yield {
+            "orders": orders,
+            "weights": weights,
+            **({"changes": list(map(list, changes.items()))} if changes else {}),
+            "draws": digest(draws_of(mixture_of(orders, weights, changes))),
+        }
 
 
 def recorded() -> list[dict[str, object]]:
