@@ -9,7 +9,6 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +18,19 @@ CASES: Final = ("warm", "codec", "cold", "start", "objects", "images")
 """Modules of this package with a `run(scale, folder)`."""
 
 
-def run(names: Sequence[str] = CASES, scale: Scale | None = None) -> dict[str, Any]:
-    """Figures of the cases, by name. TMPDIR chooses the disk."""
-    figures: dict[str, Any] = {}
-    for name in names:
-        load, begun = os.getloadavg()[0], time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            module = importlib.import_module(f"bench.loader.{name}")
-            found = module.run(scale or Scale(), own_folder(Path(folder), name))
-        took = {"load_average": round(load, 2), "took_seconds": round(time.perf_counter() - begun)}
-        figures[name] = {**took, **found}
-    return figures
+def run() -> dict[str, Any]:
+    """Figures of all cases, by name, below ``cases``."""
+    return {"cases": {name: measure(name, Scale()) for name in CASES}}
+
+
+def measure(name: str, scale: Scale) -> dict[str, Any]:
+    """Figures of one case. TMPDIR chooses the disk."""
+    load, begun = os.getloadavg()[0], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        module = importlib.import_module(f"bench.loader.{name}")
+        found = module.run(scale, own_folder(Path(folder), name))
+    return {
+        "load_average": round(load, 2),
+        "took_seconds": round(time.perf_counter() - begun),
+        **found,
+    }

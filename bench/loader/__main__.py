@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from bench.__main__ import machine
-from bench.loader import CASES, run
+from bench.loader import CASES, measure
 from bench.loader.report import SVG, embed, markdown, svg
 from bench.loader.scale import TRIAL, Scale
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, help=f"also draw the chart, such as docs/{SVG}")
     parser.add_argument("--docs", type=Path, help="also put the tables into this page, docs/performance.md")
     options = parser.parse_args()
+    scale = TRIAL if options.trial else Scale()
     if options.show:
         document = json.loads(options.show.read_text())
     else:
@@ -35,7 +36,7 @@ def main() -> None:
         if options.out and options.out.exists():
             document["cases"] = json.loads(options.out.read_text()).get("cases", {})
         for name in options.cases or CASES:  # one at a time: what was measured is kept
-            document["cases"] |= run([name], TRIAL if options.trial else Scale())
+            document["cases"] |= {name: measure(name, scale)}
             if options.out:
                 options.out.write_text(json.dumps(document, indent=2) + "\n")
     if options.svg:

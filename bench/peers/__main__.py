@@ -3,8 +3,8 @@
 ``python -m bench.peers NAME ROWS FOLDER BATCH SHARD_BYTES [REMOTE ENDPOINT CACHE CACHE_BYTES]`` prints
 ``ready`` once the rows are there in the loader's own format (with REMOTE they already are). Then it runs an
 epoch for each line, ``{"variant": "2 workers", "copy": true, "digest": false}``, and prints what it took.
-With `copy`, each batch is copied once into one buffer, as a transfer to a device would; with `digest`, it says
-which rows came.
+With `copy`, each batch is copied once into one buffer, as a transfer to a device would; with `digest`, it
+says which rows came.
 """
 
 from __future__ import annotations
