@@ -9,7 +9,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+NAMES = sorted([*(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")), "loader"])
 
 
 def main() -> None:
