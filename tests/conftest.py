@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,10 @@ from tests.servers import (
     rclone_program,
     rclone_server,
 )
+
+
+# Dask's workers look at their own stacks a hundred times a second, also when they have nothing to do.
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
