@@ -18,7 +18,6 @@ from tests.servers import (
     rclone_server,
 )
 
-
 # Dask's workers look at their own stacks a hundred times a second, also when they have nothing to do.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 
