@@ -68,8 +68,9 @@ class MixedPlanner:
         self._drawn = np.array([mixture.drawn(lane, start) for lane in lanes]).T.copy()
         self._planned = self._drawn.copy()
         self._position, self._span = start, step
-        self._chunk = max(_ROWS // len(lanes), _LANE_ROWS)
         self._most = most_positions(mixture)
+        # No further than what is read ahead: of small corpora that would be many epochs.
+        self._chunk = max(step, min(max(_ROWS // len(lanes), _LANE_ROWS), 2 * self._most))
         self.epochs = (self._drawn // self._rows).max(axis=1).tolist()
         """Of each corpus, the furthest one that was begun, or will be with the next row."""
 
