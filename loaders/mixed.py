@@ -122,6 +122,23 @@ class MixedPlanner:
         positions = self._mixture.positions(corpus, windows.lanes[window_of], numbers)
         skipped = np.maximum(planned[lanes] - begins, 0)
         firsts = positions[np.cumsum(lengths) - lengths + skipped]  # of what is wanted of each window
+        lasts = positions[np.cumsum(lengths) - 1]
+        if not skipped.any() and int(lasts.max()) < self._stop and (lasts - firsts < self._most).all():
+            planned[lanes] = begins + lengths  # of several windows of a lane the last one counts
+            return Wanted(
+                corpus,
+                self._bounds[corpus],
+                order.block_rows,
+                lanes,
+                firsts,
+                lasts + 1,
+                windows.block_counts,
+                np.zeros(len(lanes), bool),
+                windows.blocks,
+                windows.block_of,
+                windows.rows,
+                positions,
+            )
         turns = (positions - firsts[window_of]) // self._most
 
         wanted = np.flatnonzero((positions < self._stop) & (numbers >= (begins + skipped)[window_of]))
