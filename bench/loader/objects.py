@@ -129,7 +129,7 @@ def peer_cache(
     """The same of a peer, for each of its settings."""
     rows, found = folder.parent / "rows.npy", {}
     stored = folder / "stored"
-    writer = Peer(name, python, rows, stored, scale.batch, SHARD_BYTES)
+    writer = Peer(name, python, rows, stored, scale.batch, SHARD_BYTES, "upload")
     try:
         writer.ready()
         nbytes = upload(endpoint, stored, name)
@@ -201,5 +201,4 @@ def keys() -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
     }

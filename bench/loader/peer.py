@@ -23,6 +23,7 @@ from bench.peers import NAMES
 ROOT: Final = Path(__file__).parent.parent.parent
 DEADLINE_SECONDS: Final = 180.0
 QUIET: Final = {"LITDATA_DISABLE_VERSION_CHECK": "1"}  # it would ask a registry
+ENDING_SECONDS: Final = 10.0
 SHARD_BYTES: Final = 64 << 20
 
 
@@ -88,13 +89,17 @@ class Peer:
 
     def close(self) -> None:
         """End it with its workers, and remove what it stored."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # one that can ends by itself, and cleans up
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDING_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self._said):
-            assert stream is not None
-            with suppress(BrokenPipeError):
-                stream.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._said.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answer(self, seconds: float = DEADLINE_SECONDS) -> str:

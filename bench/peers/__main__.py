@@ -1,7 +1,7 @@
 """Runs one loader, in its own environment.
 
-``python -m bench.peers NAME ROWS FOLDER BATCH SHARD_BYTES [REMOTE ENDPOINT CACHE CACHE_BYTES]`` prints
-``ready`` once the rows are there in the loader's own format (with REMOTE they already are). Then it runs an
+``python -m bench.peers NAME ROWS FOLDER BATCH SHARD_BYTES [upload | URL ENDPOINT CACHE CACHE_BYTES]`` prints
+``ready`` once the rows are there in the loader's own format (with URL they already are). Then it runs an
 epoch for each line, ``{"variant": "2 workers", "copy": true, "digest": false}``, and prints what it took.
 With `copy`, each batch is copied once into one buffer, as a transfer to a device would; with `digest`, it
 says which rows came.
@@ -32,12 +32,13 @@ def main() -> None:
     task = Task(Rows(Path(rows)), Path(folder), int(batch), int(shard_bytes))
     answers = os.fdopen(os.dup(1), "w", buffering=1)  # loaders print on standard output, also from C
     os.dup2(2, 1)
-    if remote:
+    if len(remote) > 1:
         url, endpoint, cache, cache_bytes = remote
-        task = replace(task, remote=url, endpoint=endpoint, cache=Path(cache), cache_bytes=int(cache_bytes))
+        there = {"remote": url, "endpoint": endpoint, "cache": Path(cache), "cache_bytes": int(cache_bytes)}
+        task = replace(task, uploaded=True, **there)
     else:
-        module.prepare(task)
-    importlib.import_module(name)  # the loader itself, whose import takes seconds
+        module.prepare(replace(task, uploaded=bool(remote)))
+    getattr(module, "load", lambda: importlib.import_module(name))()  # the loader itself, which takes seconds
     print("ready", file=answers)
     opened: dict[str, Epochs] = {}
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""LitData: its chunks, tokens by its TokensLoader, StreamingDataset and StreamingDataLoader."""
+"""LitData: its chunks, rows of tokens by its TokensLoader, StreamingDataset and StreamingDataLoader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prepare(task: Task) -> None:
     """Chunks of its own format; JPEG files as bytes."""
     from litdata.streaming.cache import Cache
 
-    cache = Cache(str(task.folder), chunk_bytes=task.shard_bytes, item_loader=_item_loader(task.rows))
+    cache = Cache(str(task.folder), chunk_bytes=task.shard_bytes, item_loader=_item_loader(task))
     for index in range(len(task.rows)):
         cache[index] = task.rows.raw(index) if task.rows.jpeg else np.ascontiguousarray(task.rows[index])
     cache.done()
@@ -31,13 +31,17 @@ def epochs(task: Task) -> Epochs:
 
     options: dict[str, Any] = {}
     if task.remote:
+        from litdata.streaming import downloader
+
+        # It has no option for a server on plain HTTP, as one on loopback is.
+        getattr(downloader, "_OBSTORE_CLIENT_OPTIONS", {})["allow_http"] = True
         options = {
             "cache_dir": str(task.cache),
             "max_cache_size": task.cache_bytes,
             "storage_options": {"endpoint_url": task.endpoint},
         }
     source = task.remote or str(task.folder)
-    data = StreamingDataset(source, shuffle=True, item_loader=_item_loader(task.rows), **options)
+    data = StreamingDataset(source, shuffle=True, item_loader=_item_loader(task), **options)
     workers = {"num_workers": task.workers, "persistent_workers": task.workers > 0}
     loader: Any = StreamingDataLoader(data, batch_size=task.batch, collate_fn=Collate(task.rows), **workers)
     return lambda: iter(loader)
@@ -60,7 +64,9 @@ class Collate:
         return torch.from_numpy(np.stack(items))
 
 
-def _item_loader(rows: Rows) -> Any:
+def _item_loader(task: Task) -> Any:
+    """Rows of tokens by the loader for them; not with a bounded cache: there it dies of KeyError (0.2.76)."""
     from litdata.streaming.item_loader import TokensLoader
 
-    return TokensLoader(block_size=rows.shape[0]) if len(rows.shape) == 1 else None
+    shape = task.rows.shape
+    return TokensLoader(block_size=shape[0]) if len(shape) == 1 and not task.uploaded else None

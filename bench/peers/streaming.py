@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -17,21 +21,18 @@ REMOTE_VARIANTS = ("0 workers, defaults", "0 workers, shuffle blocks of two shar
 
 def prepare(task: Task) -> None:
     """MDS shards; JPEG files as bytes."""
-    from streaming import MDSWriter
-
     rows = task.rows
     shape = ",".join(map(str, rows.shape))
     kind = "bytes" if rows.jpeg else f"ndarray:{rows.dtype.name}:{shape}"
     out = str(task.folder / "mds")
-    with MDSWriter(out=out, columns={"row": kind}, size_limit=task.shard_bytes) as writer:
+    with load().MDSWriter(out=out, columns={"row": kind}, size_limit=task.shard_bytes) as writer:
         for index in range(len(rows)):
             writer.write({"row": rows.raw(index) if rows.jpeg else np.ascontiguousarray(rows[index])})
 
 
 def epochs(task: Task) -> Epochs:
     """Batches as tensors."""
-    from streaming import StreamingDataLoader, StreamingDataset
-
+    streaming = load()
     options: dict[str, Any] = {"local": str(_linked(task))}
     if task.remote:
         os.environ["S3_ENDPOINT_URL"] = str(task.endpoint)
@@ -42,9 +43,10 @@ def epochs(task: Task) -> Epochs:
         }
         if "blocks" in task.variant:
             options["shuffle_block_size"] = max(1, 2 * task.shard_bytes // task.rows[0].nbytes)
-    data = StreamingDataset(shuffle=True, batch_size=task.batch, **options)
+    data = streaming.StreamingDataset(shuffle=True, batch_size=task.batch, **options)
     workers = {"num_workers": task.workers, "persistent_workers": task.workers > 0}
-    loader: Any = StreamingDataLoader(data, batch_size=task.batch, collate_fn=Collate(task.rows), **workers)
+    collate = Collate(task.rows)
+    loader = streaming.StreamingDataLoader(data, batch_size=task.batch, collate_fn=collate, **workers)
     return lambda: iter(loader)
 
 
@@ -62,6 +64,16 @@ class Collate:
         if self._rows.jpeg:
             items = [self._rows.decode(item) for item in items]
         return torch.from_numpy(np.stack(items))
+
+
+def load() -> Any:
+    """The loader without its ready-made datasets, whose imports want a torchvision that fits the torch."""
+    if "streaming" not in sys.modules:
+        spec = importlib.util.find_spec("streaming")
+        assert spec is not None
+        package = sys.modules["streaming"] = types.ModuleType("streaming")
+        package.__path__ = list(spec.submodule_search_locations or ())
+    return importlib.import_module("streaming.base")
 
 
 def _linked(task: Task) -> str:

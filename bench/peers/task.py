@@ -23,7 +23,8 @@ class Task:
         batch: rows of a batch.
         shard_bytes: of the files in `folder`, about, where its format has several.
         variant: one of the module's VARIANTS.
-        remote: the URL of a copy of `folder` in an object store; None reads the folder.
+        uploaded: `folder` is, or will be, read from an object store.
+        remote: the URL of its copy there; None reads the folder.
         endpoint: of that store.
         cache: the folder that keeps what was fetched from there.
         cache_bytes: the most that it may hold.
@@ -34,6 +35,7 @@ class Task:
     batch: int
     shard_bytes: int
     variant: str = "0 workers"
+    uploaded: bool = False
     remote: str | None = None
     endpoint: str | None = None
     cache: Path | None = None
