@@ -19,7 +19,7 @@ import numpy as np
 from bench.loader.peer import Peer, PeerError, quality, variants
 from loaders import Loader
 
-SLOW_SECONDS, SLOW_EVERY = 0.7, 5
+SLOW_SECONDS, SLOW_ROUNDS = 0.7, 3
 BOUND: Final = "gather from RAM"
 CONSUMERS: Final = {False: "left", True: "copied"}
 AIMS: Final = {
@@ -43,7 +43,7 @@ class Entrant:
         name: unique in a comparison.
         run: an epoch whose batches are copied or not; seconds by the clock and of processors.
         shuffle: what it mixes.
-        warm_seconds: what the first epoch took; slow ones run in every fifth round alone.
+        warm_seconds: what the first epoch took; slow ones run in three rounds of a long comparison.
         peer: the module it is a variant of.
         more: further figures.
     """
@@ -67,7 +67,7 @@ def compare(
     for number in range(rounds):
         for copy in CONSUMERS:
             for one in list(running):
-                if number % SLOW_EVERY and one.warm_seconds > SLOW_SECONDS:
+                if number % max(1, rounds // SLOW_ROUNDS) and one.warm_seconds > SLOW_SECONDS:
                     continue
                 try:
                     taken[one.name][copy].append(one.run(copy))

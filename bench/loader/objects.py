@@ -32,7 +32,7 @@ from tiering import ingest, open_corpus, open_tier
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 
-SHARD_BYTES, RANGE_BYTES, THREADS = 8 << 20, 1 << 20, 8
+RANGE_BYTES, THREADS = 1 << 20, 8
 CACHE_SHARE, EPOCHS, MOST_SHARE, EPOCH_SECONDS = 0.4, 3, 4.0, 60.0
 PEERS: Final = ("litdata", "streaming")
 
@@ -44,7 +44,7 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
         endpoint = stack.enter_context(server())
         counted = stack.enter_context(relay(endpoint.url))
         tier = open_tier(f"s3://{BUCKET}/own", "lake", options=endpoint.options(deadline_seconds=120))
-        corpus = ingest({"tokens": data}, tier, "bench", shard_size=SHARD_BYTES)
+        corpus = ingest({"tokens": data}, tier, "bench", shard_size=shard_bytes(scale))
         cold = first_epochs(scale, corpus, endpoint)
         ways = {"loader": own_cache(scale, folder / "cache", endpoint, counted)}
         skipped: list[str] = []
@@ -56,6 +56,11 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
             else:
                 skipped.append(f"{name}: {variable} names no python that has it")
     return {"server": endpoint.kind, "cold": cold, "cache": ways, "skipped": skipped}
+
+
+def shard_bytes(scale: Scale) -> int:
+    """Of each shard, for every loader: a cache for 40% holds a dozen."""
+    return min(8 << 20, scale.nbytes // 32)
 
 
 def first_epochs(scale: Scale, corpus: Corpus, endpoint: Endpoint) -> dict[str, object]:
@@ -129,7 +134,7 @@ def peer_cache(
     """The same of a peer, for each of its settings."""
     rows, found = folder.parent / "rows.npy", {}
     stored = folder / "stored"
-    writer = Peer(name, python, rows, stored, scale.batch, SHARD_BYTES, "upload")
+    writer = Peer(name, python, rows, stored, scale.batch, shard_bytes(scale), "upload")
     try:
         writer.ready()
         nbytes = upload(endpoint, stored, name)
@@ -137,7 +142,14 @@ def peer_cache(
             cache = folder / f"cache{number}"
             remote = (f"s3://{BUCKET}/{name}", counted.url, cache, int(CACHE_SHARE * nbytes))
             reader = Peer(
-                name, python, rows, folder / f"reader{number}", scale.batch, SHARD_BYTES, *remote, env=keys()
+                name,
+                python,
+                rows,
+                folder / f"reader{number}",
+                scale.batch,
+                shard_bytes(scale),
+                *remote,
+                env=keys(),
             )
             try:
                 reader.ready()

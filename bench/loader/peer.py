@@ -90,6 +90,7 @@ class Peer:
     def close(self) -> None:
         """End it with its workers, and remove what it stored."""
         assert self.process.stdin is not None
+        shared = self._shared_memory()
         with suppress(BrokenPipeError):
             self.process.stdin.close()  # one that can ends by itself, and cleans up
         with suppress(subprocess.TimeoutExpired):
@@ -97,10 +98,20 @@ class Peer:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for file in shared:
+            file.unlink(missing_ok=True)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._said.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _shared_memory(self) -> set[Path]:
+        """Files of shared memory that it has mapped, which nobody removes when it is killed."""
+        with suppress(OSError):  # it ended
+            lines = Path(f"/proc/{self.process.pid}/maps").read_text().splitlines()
+            words = [line.split(maxsplit=5)[-1] for line in lines]
+            return {Path(word) for word in words if word.startswith("/dev/shm/") and "(deleted)" not in word}
+        return set()
 
     def _answer(self, seconds: float = DEADLINE_SECONDS) -> str:
         if not self._readable(seconds):

@@ -25,7 +25,7 @@ class Scale:
     image_rows: int = 2_048
     jpeg_rows: int = 1_024
     image_batch: int = 64
-    image_rounds: int = 5
+    image_rounds: int = 3
     cold_rounds: int = 5
 
     @property

@@ -52,6 +52,7 @@ def main() -> None:
                 pass
         answer = epoch(opened[variant], task, request["copy"], request["digest"])
         print(json.dumps({**answer, "opening_seconds": opening}), file=answers)
+    opened.clear()  # ends workers while the interpreter is whole
 
 
 def epoch(epochs: Epochs, task: Task, copy: bool, digest: bool) -> dict[str, object]:

@@ -37,7 +37,8 @@ def epochs(task: Task) -> Epochs:
     from datasets import Dataset
 
     rows = task.rows
-    stored: Any = Dataset.from_file(str(task.folder / "data.arrow")).with_format(task.variant)
+    kept = {"dtype": rows.dtype} if task.variant == "numpy" and not rows.jpeg else {}  # else it widens
+    stored: Any = Dataset.from_file(str(task.folder / "data.arrow")).with_format(task.variant, **kept)
 
     def taken(column: Any) -> Any:
         if rows.jpeg:
