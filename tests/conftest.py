@@ -18,8 +18,9 @@ from tests.servers import (
     rclone_server,
 )
 
-# Dask's workers look at their own stacks a hundred times a second, also when they have nothing to do.
+# Dask's workers look at their stacks and at the clock a hundred times a second, also with nothing to do.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,6 +16,7 @@ from tiering.stores import file_kept
 EPOCHS = 50
 
 
+@pytest.mark.no_cover  # beside tracemalloc, which slows it enough
 @pytest.mark.parametrize("cached", [False, True])
 def test_memory_is_flat_over_fifty_epochs(
     tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
