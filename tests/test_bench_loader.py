@@ -98,8 +98,9 @@ def test_peers_are_beside_their_fastest_variant() -> None:
         return {"peer": peer, "left": {"rows_per_second": speed}, "copied": {"rows_per_second": speed // 2}}
 
     figures = {"own": one(600, None), "grain, 0": one(20, "grain"), "grain, 2": one(30, "grain")}
-    found: Any = beside_peers(figures, ["own"])
+    found: Any = beside_peers(figures, ["own"], {"grain": 30.0})
     assert list(found) == ["grain"]
+    assert found["grain"]["aim"] == 30.0
     assert found["grain"]["left"] == {
         "fastest": "grain, 2",
         "rows_per_second": 30,

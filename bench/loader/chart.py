@@ -10,7 +10,7 @@ from html import escape
 from typing import Final
 
 COLORS: Final = {"own": "#2f6fab", "bound": "#8a8f98", "peer": "#c9824a"}
-_WIDTH, _BAR, _ROW, _LEFT, _TOP, _FONT = 860, 520, 22, 250, 54, 12
+_WIDTH, _BAR, _ROW, _LEFT, _TOP, _FONT = 920, 480, 22, 350, 54, 12
 
 
 def bars(title: str, subtitle: str, values: Sequence[tuple[str, float, str]]) -> str:

@@ -9,7 +9,7 @@ transfer to a device would.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.loader.peer import Peer, PeerError, quality, variants
+from bench.peers import NAMES
 from loaders import Loader
 
 SLOW_SECONDS, SLOW_ROUNDS = 0.7, 3
@@ -170,14 +171,16 @@ def shuffle(loader: Loader) -> str:
     )
 
 
-def beside_peers(figures: dict[str, Any], mine: Sequence[str]) -> dict[str, dict[str, object]]:
+def beside_peers(
+    figures: dict[str, Any], mine: Sequence[str], aims: Mapping[str, float]
+) -> dict[str, dict[str, object]]:
     """Of each peer its fastest variant, and how many times as fast each of `mine` is, by consumer."""
     found: dict[str, dict[str, object]] = {}
-    for name in AIMS:
+    for name in NAMES:
         ways = {way: one for way, one in figures.items() if one["peer"] == name}
         if not ways:
             continue
-        entry: dict[str, object] = {"aim": AIMS[name]}
+        entry: dict[str, object] = {"aim": aims.get(name)}
         for consumer in CONSUMERS.values():
             best = max(ways, key=lambda way: ways[way][consumer]["rows_per_second"])
             theirs = ways[best][consumer]["rows_per_second"]

@@ -76,7 +76,7 @@ def beside(
         "rows": len(data),
         "batch": scale.image_batch,
         "loaders": figures,
-        "beside_peers": beside_peers(figures, [one.name for one in mine]),
+        "beside_peers": beside_peers(figures, [one.name for one in mine], {}),
         "skipped": skipped,
     }
 

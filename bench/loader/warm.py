@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.loader.compare import Entrant, beside_peers, compare, gather, of_peers, own
+from bench.loader.compare import AIMS, Entrant, beside_peers, compare, gather, of_peers, own
 from bench.loader.peer import started
 from bench.loader.scale import SETTLE_SECONDS, Scale, own_folder, tokens
 from bench.peers.rows import Seen
@@ -70,7 +70,7 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
         "row_bytes": scale.row_bytes,
         "batch": scale.batch,
         "loaders": figures,
-        "beside_peers": beside_peers(figures, [one.name for one in mine]),
+        "beside_peers": beside_peers(figures, [one.name for one in mine], AIMS),
         "skipped": skipped,
     }
 
