@@ -39,8 +39,8 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
 
     ways: dict[str, Callable[[], None]] = {"numcodecs, one core": bare}
     for threads in THREADS:
-        loader = Loader(corpus, scale.batch, io_threads=threads)
-        ways[f"loader, io_threads={threads}"] = lambda loader=loader: _epoch(loader)
+        loader = Loader(corpus, scale.batch, prefetch=threads)
+        ways[f"loader, prefetch={threads}"] = lambda loader=loader: _epoch(loader)
     time.sleep(SETTLE_SECONDS)
     for warm in ways.values():
         warm()

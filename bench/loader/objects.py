@@ -84,7 +84,7 @@ def first_epochs(scale: Scale, corpus: Corpus, endpoint: Endpoint) -> dict[str, 
         "raw, whole objects": lambda: get(max(size for _, size in objects)),
         "raw, ranges of 1 MiB": lambda: get(RANGE_BYTES),
         "loader, defaults": lambda: epoch(Loader(corpus, scale.batch)),
-        f"loader, io_threads={THREADS}": lambda: epoch(Loader(corpus, scale.batch, io_threads=THREADS)),
+        f"loader, prefetch={THREADS}": lambda: epoch(Loader(corpus, scale.batch, prefetch=THREADS)),
     }
     ways["raw, whole objects"]()  # opens connections, and pages of the buffers
     taken: dict[str, list[float]] = {name: [] for name in ways}
