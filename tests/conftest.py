@@ -28,6 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="size of the stateful tests")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without coverage nothing is to be paused: pytest-cov 7.1 fails where a test asks for that."""
+    if config.getoption("no_cov", default=False):
+        for node in {node for item in items for node in item.listchain()}:
+            node.own_markers = [mark for mark in node.own_markers if mark.name != "no_cover"]
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[Endpoint]:
     """A moto server on loopback."""
