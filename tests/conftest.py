@@ -18,6 +18,8 @@ from tests.servers import (
     rclone_server,
 )
 
+# Else each of the processes that tests start would compile all of this package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Dask's workers look at their stacks and at the clock a hundred times a second, also with nothing to do.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
@@ -26,13 +28,6 @@ os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--profile nightly``: ten times more steps of the stateful tests, other ones every time."""
     parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="size of the stateful tests")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without coverage nothing is to be paused: pytest-cov 7.1 fails where a test asks for that."""
-    if config.getoption("no_cov", default=False):
-        for node in {node for item in items for node in item.listchain()}:
-            node.own_markers = [mark for mark in node.own_markers if mark.name != "no_cover"]
 
 
 @pytest.fixture(scope="session")

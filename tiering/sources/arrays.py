@@ -1,4 +1,4 @@
-"""Arrays of one length, by column: numpy (also memory-mapped) or Dask.
+"""Numpy arrays of one length, by column; also memory-mapped.
 
 Invariant: all columns have the same number of rows, at least one.
 """
@@ -9,9 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import dask.array as da
 import numpy as np
-from dask.delayed import delayed
 
 from tiering.digest import Hasher
 from tiering.errors import UsageError
@@ -33,8 +31,8 @@ class ArraySource(Source):
     in_memory = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays = {name: _check_array(name, array) for name, array in arrays.items()}
-        self.rows = _common_rows(self._arrays)
+        self._arrays = {name: checked_array(name, array) for name, array in arrays.items()}
+        self.rows = common_rows(self._arrays)
         columns = [ZarrColumn(name, array.dtype, array.shape[1:]) for name, array in self._arrays.items()]
         self.schema = schema_of(columns)
         self.row_bytes = float(sum(column.row_bytes for column in columns))
@@ -55,39 +53,8 @@ class ArraySource(Source):
         return hasher.hexdigest()
 
 
-class DaskArraySource(Source):
-    """Dask arrays; each shard's rows are computed where the shard is written.
-
-    Beside numpy arrays they are computed in this process, so that no array travels in a graph.
-    """
-
-    format: ClassVar[str] = "zarr"
-
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self.in_memory = not all(isinstance(array, da.Array) for array in arrays.values())
-        self._arrays = {
-            name: array if isinstance(array, da.Array) else da.from_array(_check_array(name, array))
-            for name, array in arrays.items()
-        }
-        for name, array in self._arrays.items():
-            if array.ndim == 0 or not all(np.isfinite(length) for length in array.shape):
-                raise UsageError(
-                    f"column {name!r} is a Dask array of unknown shape {array.shape}",
-                    hint="Call array.compute_chunk_sizes() first",
-                )
-        self.rows = _common_rows(self._arrays)
-        columns = [ZarrColumn(name, array.dtype, array.shape[1:]) for name, array in self._arrays.items()]
-        self.schema = schema_of(columns)
-        self.row_bytes = float(sum(column.row_bytes for column in columns))
-        hasher = Hasher()
-        hasher.update(json.dumps([[name, array.name] for name, array in self._arrays.items()]).encode())
-        self.fingerprint = hasher.hexdigest()
-
-    def part(self, start: int, stop: int) -> Any:
-        return delayed(dict)([(name, array[start:stop]) for name, array in self._arrays.items()])
-
-
-def _check_array(name: str, given: Any) -> np.ndarray[Any, Any]:
+def checked_array(name: str, given: Any) -> np.ndarray[Any, Any]:
+    """A column as an array of rows, or UsageError."""
     try:
         array: np.ndarray[Any, Any] = np.asarray(given)
     except ValueError as error:
@@ -104,7 +71,8 @@ def _check_array(name: str, given: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-def _common_rows(arrays: Mapping[str, Any]) -> int:
+def common_rows(arrays: Mapping[str, Any]) -> int:
+    """How many rows each column has, or UsageError."""
     if not arrays:
         raise UsageError("the source has no column", hint="Give {'tokens': array}")
     lengths = {name: int(array.shape[0]) for name, array in arrays.items()}

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import dask.array as da
 import pyarrow as pa
 import pyarrow.dataset as pads
+from dask.base import is_dask_collection
 
 from tiering.errors import UsageError
-from tiering.sources.arrays import ArraySource, DaskArraySource
+from tiering.sources.arrays import ArraySource
 from tiering.sources.base import Source
 from tiering.sources.tables import DatasetSource, TableSource, parquet_source
 from tiering.sources.text import TextSource
@@ -48,8 +48,11 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
     if isinstance(source, Source):
         return source
     if isinstance(source, Mapping):
-        lazy = any(isinstance(array, da.Array) for array in source.values())
-        return DaskArraySource(source) if lazy else ArraySource(source)
+        if any(map(is_dask_collection, source.values())):
+            from tiering.sources.dask_arrays import DaskArraySource
+
+            return DaskArraySource(source)
+        return ArraySource(source)
     if isinstance(source, pa.RecordBatch):
         source = pa.Table.from_batches([source])
     if isinstance(source, pads.InMemoryDataset):

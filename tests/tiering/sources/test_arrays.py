@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from tiering.errors import UsageError
-from tiering.sources.arrays import ArraySource, DaskArraySource
+from tiering.sources.arrays import ArraySource
+from tiering.sources.dask_arrays import DaskArraySource
 from tiering.sources.open import open_source
 
 
