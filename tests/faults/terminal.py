@@ -23,6 +23,7 @@ DEADLINE_SECONDS = 180.0
 _TAKE_TERMINAL = """
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else the end of this process kills who tidies up
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background of a shell
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """

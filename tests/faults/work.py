@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.testing  # now, for a child may not be allowed to
+import numpy.ma  # now, for a child may not be allowed to
+import numpy.random
+import numpy.testing
 import pyarrow as pa
 import pyarrow.dataset as pads
 import zarr

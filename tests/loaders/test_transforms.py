@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import select
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -201,6 +202,15 @@ def test_workers_end_with_a_loop_that_is_killed() -> None:
         os.close(worker)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_interrupt_ends_the_loop_and_is_not_the_workers_own(corpus: Corpus) -> None:
     loader = Loader(corpus, 24, transform=work.interrupts, workers=1, worker="process")
     batches = iter(loader)
