@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -26,8 +27,22 @@ os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--profile nightly``: ten times more steps of the stateful tests, other ones every time."""
-    parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="size of the stateful tests")
+    """``--profile nightly``: tests marked so too; ten times more steps of the stateful ones, always others."""
+    parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="how much is tested")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked ``nightly`` repeats, on other ways or more often, what other tests of it show."""
+    if config.getoption("profile") != "nightly":
+        late = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: no collection of garbage need look at their million objects again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -263,23 +263,24 @@ def test_stat_etag_changes_with_the_bytes(store: Store) -> None:
         assert store.stat("k").etag == etags[-1]
 
 
-@pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS.keys())
-def test_bad_key_is_refused_without_effect(store: Store, key: str) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: store.write(key, [b"x"]),
-        lambda: store.write(key, [b"x"], if_absent=True),
-        lambda: read_range(store, key, 0, 1),
-        lambda: store.read(key),
-        lambda: store.delete(key),
-        lambda: store.stat(key),
-        lambda: store.exists(key),
-        lambda: store.locate(key),
-    ]
-    if key:
-        calls += [lambda: list(store.list(key)), lambda: store.children(key)]
-    for call in calls:
-        with pytest.raises(UsageError):
-            call()
+def test_bad_key_is_refused_without_effect(store: Store) -> None:
+    calls: dict[str, Callable[[str], object]] = {
+        "write": lambda key: store.write(key, [b"x"]),
+        "create": lambda key: store.write(key, [b"x"], if_absent=True),
+        "read_into": lambda key: read_range(store, key, 0, 1),
+        "read": store.read,
+        "delete": store.delete,
+        "stat": store.stat,
+        "exists": store.exists,
+        "locate": store.locate,
+        "list": lambda key: list(store.list(key)),
+        "children": store.children,
+    }
+    for what, key in BAD_KEYS.items():
+        for name, call in calls.items():
+            if key or name not in ("list", "children"):
+                with pytest.raises(UsageError):
+                    print(f"{name} of a key that is {what}: {call(key)!r}")  # told where it is let through
     assert list(store.list()) == []
 
 

@@ -43,7 +43,7 @@ def lake(endpoint: Endpoint, prefix: str, deadline_seconds: float) -> Iterator[T
         yield tier
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_an_epoch_over_a_bad_network_has_every_row_once(
     fault: Fault, cached: bool, relay: Proxy, tmp_path: Path

@@ -22,7 +22,7 @@ def test_memory_is_flat_over_fifty_epochs(
     tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_kept, "_SETTLED_NS", 0)
-    corpus = make_corpus(open_tier(tmp_path / "tier", "disk"), 96, 16, 2)
+    corpus = make_corpus(open_tier(tmp_path / "tier", "disk"), 96, 16, 4)
     cache = NodeCache(tmp_path / "cache", corpus.nbytes // 2) if cached else None
     loader = Loader(corpus, 32, cache=cache, lanes=4)
     traced: list[int] = []

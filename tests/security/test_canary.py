@@ -41,10 +41,14 @@ def assert_no_secret(where: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "server",
-    ["moto_endpoint", pytest.param("ceph_endpoint", marks=pytest.mark.ceph)],
+    ("driver", "server"),
+    [
+        pytest.param("obstore", "ceph_endpoint", marks=pytest.mark.ceph),
+        ("s3fs", "moto_endpoint"),
+        pytest.param("obstore", "moto_endpoint", marks=pytest.mark.nightly),
+        pytest.param("s3fs", "ceph_endpoint", marks=[pytest.mark.ceph, pytest.mark.nightly]),
+    ],
 )
-@pytest.mark.parametrize("driver", ["obstore", "s3fs"])
 def test_nothing_that_comes_out_holds_the_secret(
     request: pytest.FixtureRequest, tmp_path: Path, s3_environment: None, server: str, driver: str
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from loaders import Loader
-from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, Endpoint
+from tests.servers import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, Endpoint, ceph_missing
 from tiering import open_corpus, open_tier, verify
 
 SECONDS = 240
@@ -88,13 +88,15 @@ def test_copies_verify_and_load(runs: list[Any]) -> None:
     assert batch["tokens"].shape == (64, 2049)
 
 
+@pytest.mark.nightly
 def test_demo_on_moto_works(tmp_path: Path, moto_endpoint: Endpoint) -> None:
     check_on_server(tmp_path, moto_endpoint)
 
 
 @pytest.mark.ceph
-def test_demo_on_ceph_works(tmp_path: Path, ceph_endpoint: Endpoint) -> None:
-    check_on_server(tmp_path, ceph_endpoint)
+def test_demo_on_the_most_real_server_here_works(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    name = "moto_endpoint" if ceph_missing() else "ceph_endpoint"
+    check_on_server(tmp_path, request.getfixturevalue(name))
 
 
 def check_on_server(folder: Path, endpoint: Endpoint) -> None:
