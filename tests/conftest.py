@@ -27,7 +27,7 @@ os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--profile nightly``: tests marked so too; ten times more steps of the stateful ones, always others."""
+    """``--profile nightly``: tests marked so too; ten times more stateful steps, always others."""
     parser.addoption("--profile", choices=["ci", "nightly"], default="ci", help="how much is tested")
 
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Modules and tests stay to the end: no collection of garbage need look at their million objects again."""
+    """Modules and tests stay to the end: looking for garbage need not pass over their million objects."""
     gc.collect()
     gc.freeze()
 

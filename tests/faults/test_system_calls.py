@@ -18,7 +18,7 @@ from tests.faults.steps import strace_missing
 from tests.faults.zygote import Zygote
 
 STRIDE = int(os.environ.get("TIERING_CALLS_STRIDE", "24"))
-"""Kill or fail every call (1), or of the large jobs every 24th, of publishing every third, of one object all."""
+"""Kill or fail every call (1); or of large jobs every 24th, of publishing every third, of one object all."""
 
 COUNT = 20
 FACTS: list[Any] = ["arrow", 1, COUNT]
