@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
@@ -96,10 +97,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     try:
-        for entry in entry_points(group=COMMANDS):
-            entry.load()(app)
-        command = typer.main.get_command(app)
-        code = command.main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
+        code = _command().main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
     except _WrongCommand as error:
         error.show()
         return int(error.exit_code)
@@ -113,6 +111,14 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:  # typer itself makes this of a KeyboardInterrupt inside of a command
         Console(stderr=True).print("Interrupted. Nothing is half done: run the same command again to go on.")
     return code if isinstance(code, int) else 0
+
+
+@cache
+def _command() -> Any:
+    """The command with those that other packages add, made once."""
+    for entry in entry_points(group=COMMANDS):
+        entry.load()(app)
+    return typer.main.get_command(app)
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
