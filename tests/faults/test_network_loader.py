@@ -12,7 +12,7 @@ import pytest
 from loaders import Loader
 from tests import proxy as faults
 from tests.corpora import columns, make_corpus, promised
-from tests.proxy import Fault, Proxy, first, proxy
+from tests.proxy import Fault, Proxy, first
 from tests.servers import BUCKET, Endpoint
 from tiering import NodeCache, Tier, open_corpus, open_tier
 from tiering.errors import TieringError
@@ -28,12 +28,6 @@ FAULTS: dict[str, Fault] = {
 ATTEMPTS = 6
 
 pytestmark = pytest.mark.usefixtures("s3_environment")
-
-
-@pytest.fixture
-def relay(moto_endpoint: Endpoint) -> Iterator[Proxy]:
-    with proxy(moto_endpoint) as relay:
-        yield relay
 
 
 @contextlib.contextmanager

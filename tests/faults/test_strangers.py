@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.steps import NOBODY
+from tests.faults.surroundings import NOBODY
 from tests.faults.work import NAME
 from tests.faults.zygote import Zygote
 from tiering import open_corpus, open_tier, release, verify

@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Zygote:
-    """Runs jobs of `tests.faults.work` and `tests.faults.steps` by name, each in its own process."""
+    """Runs jobs of the modules that `jobs` names, by their names, each in its own process."""
 
     def __init__(self) -> None:
         path = os.pathsep.join(filter(None, sys.path))
@@ -87,14 +87,16 @@ class Zygote:
 
 def serve() -> None:
     """Answer jobs on standard input until it ends."""
-    from tests.faults import steps
+    from tests.faults import jobs
+
+    jobs.load()
 
     gc.disable()  # children share the pages of what was imported; a collection would copy them all
     for line in sys.stdin:
         job, arguments, kill_after_seconds = json.loads(line)
         assert len(list(Path("/proc/self/task").iterdir())) == 1, "forking with threads"
         assert "obstore" not in sys.modules, "forking with obstore"
-        outcome = _fork(steps.find(job), arguments, kill_after_seconds)
+        outcome = _fork(jobs.find(job), arguments, kill_after_seconds)
         sys.stdout.write(f"{json.dumps(outcome)}\n")
         sys.stdout.flush()
 
