@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -43,6 +44,18 @@ def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: looking for garbage need not pass over their million objects."""
     gc.collect()
     gc.freeze()
+
+
+_CLOCKS = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Refuse a test that turns the clock of the process: timers of Dask's event loop would never ring."""
+    found = yield
+    for name, clock in _CLOCKS.items():
+        assert getattr(time, name) is clock, f"give the module under test a clock, and leave time.{name}"
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -60,15 +60,17 @@ class AccessLog:
 
     def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = self._open()
-        try:
-            if os.fstat(fd).st_size + len(line) > self.limit_bytes // 2 and self._retire(fd):
+        for may_retire in (True, False):
+            fd = self._open()
+            try:
+                full = os.fstat(fd).st_size + len(line) > self.limit_bytes // 2
+                if may_retire and full and self._retire(fd):
+                    continue
+                if os.write(fd, line) != len(line):
+                    raise OSError("the disk took a part of a line")
+                return
+            finally:
                 os.close(fd)
-                fd = self._open()
-            if os.write(fd, line) != len(line):
-                raise OSError("the disk took a part of a line")
-        finally:
-            os.close(fd)
 
     def _open(self) -> int:
         # Not to wait is for who named a pipe that nobody reads.

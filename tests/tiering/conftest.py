@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import sys
-import traceback
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,33 +65,3 @@ def cluster() -> Iterator[Client]:
         Client(workers, set_as_default=False) as client,
     ):
         yield client
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Beside a test on the cluster that failed: what the scheduler and its workers were doing."""
-    report = yield
-    if report.failed and isinstance(client := getattr(item, "funcargs", {}).get("cluster"), Client):
-        report.sections.append(("Dask", _state_of(client)))
-    return report
-
-
-def _state_of(client: Client) -> str:
-    lines = [
-        f"{task.key}: {task.state} on {task.processing_on}, waits for {task.waiting_on}, for {task.who_wants}"
-        for task in list(client.cluster.scheduler.tasks.values())
-    ]
-    pool = ThreadPoolExecutor(1)
-    try:
-        for worker, told in pool.submit(client.run, _state_of_worker).result(timeout=20).items():
-            lines += [str(worker), *told]
-    except Exception as error:  # noqa: BLE001  # whatever it is: the report tells of the test's own failure
-        lines.append(f"workers: {error!r}")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return "\n".join(lines)
-
-
-def _state_of_worker(dask_worker: Any) -> list[str]:
-    stacks = ["".join(traceback.format_stack(frame)) for frame in sys._current_frames().values()]
-    return [*(f"{task.key}: {task.state}" for task in dask_worker.state.tasks.values()), *stacks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from policies.eviction import make as eviction
 from tests.corpora import memory_corpus, promised, seen
 from tests.tiering.cache_tools import Make, caches_in, held, name_of, outlook, put
 from tiering import Corpus, NodeCache
-from tiering.cache import Outlook, Registration, numbers_of
+from tiering.cache import Outlook, Registration, numbers_of, registration
 from tiering.reader import BlockReader
 
 SHARDS = 20
@@ -175,9 +176,9 @@ def test_cache_takes_a_reader_that_stands_still_for_late(make: Make, monkeypatch
     still, quick = register(nodes, outlook([[7, 7]]), outlook([uses]))
     assert put(nodes, 7, reader=still)
     assert not put(nodes, 1, reader=quick)  # used again in 5 seconds, and 7 in 1
-    real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + 60)
-    monkeypatch.setattr(nodes._admission.readers, "clock", time.monotonic)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+    monkeypatch.setattr(registration, "time", later)
+    monkeypatch.setattr(nodes._admission.readers, "clock", later.monotonic)
     quick.begin(0)
     assert put(nodes, 1, reader=quick)
     assert held(nodes) == [1]

@@ -191,7 +191,7 @@ class Store(ABC):
         return None
 
     def close(self) -> None:
-        """Give back what the store holds open; later calls may fail."""
+        """Give back what the store holds open; later calls may fail. Idempotent."""
         return
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,7 +221,7 @@ def test_trial_keeps_direct_io_unless_the_page_cache_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, buffered_seconds: float, winner: bool
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(direct, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     trial = direct.Trial()
     with trial.run(PIECE_BYTES - 1) as way:  # too small to compare
         clock[0] += 1000

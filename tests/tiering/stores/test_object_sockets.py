@@ -10,6 +10,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from tests.conformance.test_store_contract import TRICKY_KEYS
 from tests.proxy import Exchange, Fault, Proxy, proxy
 from tests.servers import BUCKET, Endpoint
 from tiering.errors import ConfigError, Corrupt, DeadlineExceeded, NotFound
+from tiering.stores import object_sockets
 from tiering.stores.fsspec import FsspecStore
 from tiering.stores.object import PIECE_BYTES, ObjectStore
 from tiering.stores.object_options import ObjectOptions
@@ -348,7 +350,7 @@ def test_idle_connections_are_few_and_closed_when_old(
             assert answer.receive(memoryview(bytearray(LEAST_BYTES)))
     assert len(made) == 20
     assert sum(one.sock is not None for one in made) == 16
-    monkeypatch.setattr("tiering.stores.object_sockets.time.monotonic", lambda: math.inf)
+    monkeypatch.setattr(object_sockets, "time", SimpleNamespace(monotonic=lambda: math.inf))
     with sockets.get(client, "k", 0, LEAST_BYTES):
         assert [one.sock is not None for one in made] == [False] * 20 + [True]
 

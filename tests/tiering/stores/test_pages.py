@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_buffers_are_kept_up_to_a_limit(small: pages._Pool) -> None:
 
 def test_buffers_that_nobody_wants_are_let_go(small: pages._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(pages, "time", SimpleNamespace(monotonic=lambda: now[0]))
     early, late = small.take(SMALL_PIECE), small.take(SMALL_PIECE)
     small.give(early)
     now[0] += pages._KEPT_SECONDS

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tiering.corpora import python
 from tests.tiering.stores.wrapper_tools import Clock, Scripted
-from tiering.errors import ConfigError
+from tiering.errors import ConfigError, Unavailable
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import Throttle
 from tiering.stores.wrappers.throttle import BURST_SECONDS, Meter, boot_seconds, runtime_folder
@@ -209,6 +209,17 @@ def test_throttle_is_shared_by_processes_and_survives_their_death(tmp_path: Path
     owed_seconds = meter.reserve(0, 0)  # returns at all: the lock died with its owner
     assert 500 - 2 * BURST_SECONDS - (boot_seconds() - began) <= owed_seconds <= 500
     meter.close()
+
+
+def test_throttle_that_is_closed_leaves_files_of_others_alone(tmp_path: Path) -> None:
+    throttle = Throttle(MemoryStore("m"), 1000, None, "s3://bucket", folder=tmp_path)
+    throttle.close()
+    with (tmp_path / "other").open("wb") as other:  # has the number that the meter's file had
+        throttle.close()
+        with pytest.raises(Unavailable, match=r"meter .* is closed.*Open the tier again"):
+            throttle.stat("k")
+        other.write(b"as it was")
+    assert (tmp_path / "other").read_bytes() == b"as it was"
 
 
 def test_throttle_is_shared_by_threads(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tiering.digest import Buffer
-from tiering.errors import ConfigError
+from tiering.errors import ConfigError, Unavailable
 from tiering.stores.base import ObjectInfo, Store, total_bytes
 from tiering.stores.wrappers.base import Guard
 
@@ -89,6 +89,7 @@ class Meter:
         self._rates = (bytes_per_second, requests_per_second)
         self._clock = clock
         self._lock = threading.Lock()  # threads share the file's lock
+        self._path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -96,8 +97,14 @@ class Meter:
             raise ConfigError(f"{str(path)!r} cannot be opened: {error.strerror}", hint=hint) from error
 
     def reserve(self, nbytes: int, requests: int) -> float:
-        """Admit a transfer; returns the seconds after which it may start."""
+        """Admit a transfer; returns the seconds after which it may start.
+
+        Raises:
+            Unavailable: the meter is closed.
+        """
         with self._lock:
+            if self._fd < 0:  # its number may be another file's by now
+                raise Unavailable(f"the meter in {str(self._path)!r} is closed", hint="Open the tier again")
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
                 now = self._clock()
@@ -112,9 +119,11 @@ class Meter:
             return max(0.0, *(at - now for at, rate in zip(paid, self._rates, strict=True) if rate))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Idempotent."""
         with self._lock:
-            os.close(self._fd)
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     def _read(self, now: float) -> tuple[float, float]:
         stored = os.pread(self._fd, _STATE.size + _CHECK.size, 0)
