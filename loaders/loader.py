@@ -21,6 +21,7 @@ from loaders.ranks import choose_lanes, find_rank
 from loaders.state import LoaderState
 from loaders.stats import LoaderStats
 from loaders.subset import Rows, called, hit_bound, make_order, name_of
+from loaders.tally import Tally
 from loaders.transform_worker import Transform
 from loaders.transforms import Work, Working
 from policies import Order
@@ -178,6 +179,7 @@ class Loader:
             self._position = 0
         self._resume = False
         self.stats = LoaderStats(self._epoch, self._bound(), self._position // self._step)
+        self._tally = Tally()
         self._digest = None
         self._feeds.reader.new_epoch()
         self._feeds.reader.counts.reset()
@@ -330,6 +332,7 @@ class Loader:
         stats, counts = self.stats, self._feeds.reader.counts
         stats.rows += rows
         stats.batches += 1
+        self._tally.add(rows, seconds, feed.stall_seconds)
         stats.seconds, stats.stall_seconds = seconds, feed.stall_seconds
         stats.transform_seconds = working.seconds
         stats.bytes_needed, stats.bytes_fetched = counts.bytes_needed, counts.bytes_fetched

@@ -23,6 +23,7 @@ from loaders.mixing import Weights, check_columns, listed, mixed, orders_of, pha
 from loaders.mixture_state import MixtureState
 from loaders.mixture_stats import CorpusStats, MixtureStats
 from loaders.ranks import choose_lanes, find_rank
+from loaders.tally import Tally
 from loaders.transform_worker import Transform
 from loaders.whole import WholeBlocks
 from tiering.cache import NodeCache
@@ -141,7 +142,7 @@ class Mixture:
             reader.new_epoch()
             reader.counts.reset()
         self._begin_stats()
-        begun = time.perf_counter()
+        tally, begun = Tally(), time.perf_counter()
         try:
             while self._loop is loop and self._process == os.getpid():
                 stop = self._position + self._stride
@@ -156,6 +157,7 @@ class Mixture:
                 self._position = stop
                 self._batches += 1
                 self._seconds = time.perf_counter() - begun
+                tally.add(len(next(iter(batch.values()))), self._seconds, self._stalled())
                 yield handed_out
         finally:
             if self._loop is loop and self._process == os.getpid():
@@ -201,8 +203,7 @@ class Mixture:
                 counts.bytes_fetched,
                 tuple(counts.damaged),
             )
-        stalled = self._stall_seconds + (self._feed.stall_seconds if self._feed else 0)
-        return MixtureStats(self._batches, self._seconds, stalled, corpora)
+        return MixtureStats(self._batches, self._seconds, self._stalled(), corpora)
 
     def set_weights(self, weights: Weights, step: int | None = None) -> None:
         """Other weights from a batch on, by default the next one; a loop that runs goes on with them.
@@ -323,6 +324,9 @@ class Mixture:
         if self._process == os.getpid():
             for reader in self._readers.values():
                 reader.rest()
+
+    def _stalled(self) -> float:
+        return self._stall_seconds + (self._feed.stall_seconds if self._feed else 0.0)
 
     def _begin_stats(self) -> None:
         self._first, self._batches, self._seconds, self._stall_seconds = self._position, 0, 0.0, 0.0

@@ -126,6 +126,8 @@ def test_page_without_data_says_what_to_do(client: Client, browser: Chrome) -> N
         "No move yet",
         "No bytes moved",
         "No cache requests",
+        "No rows in the last five minutes",
+        "nobody waits",
         "no cache requests yet",
     )
     assert browser.title == "Dask: Tiering"
@@ -153,17 +155,21 @@ def test_page_shows_numbers_as_they_arrive(client: Client, browser: Chrome) -> N
     publish_move(client, "web to disk", 5 * GIB, 8 * GIB)
     COUNTERS.add_moved("lake", "read", 7 * GIB)
     COUNTERS.add_cache(hits=3, misses=1, hit_bytes=6 * GIB, miss_bytes=2 * GIB)
+    COUNTERS.add_loaded(1_234_567, 4 * 10**9, 10**9)
     wait_for_text(browser, "lake", "object", "14.00 GiB", "no limit", "<i>disk</i>", "3.00 GiB", "4.00 GiB")
     wait_for_text(
         browser, "7.00 GiB", "75.0% of 4 cache requests hit; 6.00 GiB from the cache, 2.00 GiB fetched"
     )
+    wait_for_text(browser, "1,234,567 rows loaded, 25.0% of the time waiting for bytes")
 
-    names = ["tiering-tiers", "tiering-moves", "tiering-rates", "tiering-hits"]
+    names = [f"tiering-{name}" for name in ("tiers", "moves", "rates", "hits", "rows", "stalls")]
     shown = {
         "tiering-tiers": [2, 2, 2],
         "tiering-moves": [1, 1, 1],
         "tiering-rates": [1],
         "tiering-hits": [1],
+        "tiering-rows": [1],
+        "tiering-stalls": [1],
     }
     wait_for(browser, lambda: browser.execute_script(PLOTTED, names) == shown)
     assert "No move yet" not in browser.execute_script(VISIBLE_TEXT)

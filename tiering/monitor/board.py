@@ -11,7 +11,16 @@ from typing import Any, Literal, TypedDict, cast
 
 from tiering.errors import UsageError
 from tiering.monitor.rates import History
-from tiering.monitor.stats import CacheCounts, MovedBytes, MoveProgress, Snapshot, empty, merge, trim_moves
+from tiering.monitor.stats import (
+    CacheCounts,
+    LoadedRows,
+    MovedBytes,
+    MoveProgress,
+    Snapshot,
+    empty,
+    merge,
+    trim_moves,
+)
 
 MAX_NAME_CHARACTERS = 200
 MAX_TIERS = 200
@@ -139,12 +148,13 @@ def check_snapshot(snapshot: object) -> Snapshot:
         UsageError: it is of another form.
     """
     fields = _mapping(snapshot, "snapshot")
-    cache = _mapping(fields.get("cache"), "cache")
+    cache, loaded = _mapping(fields.get("cache"), "cache"), _mapping(fields.get("loaded"), "loaded")
     checked = Snapshot(
         process=_name(fields.get("process"), "process"),
         sequence=_count(fields, "sequence"),
         moved={},
         cache=cast(CacheCounts, {name: _count(cache, name) for name in CacheCounts.__required_keys__}),
+        loaded=cast(LoadedRows, {name: _count(loaded, name) for name in LoadedRows.__required_keys__}),
         moves={},
     )
     for tier, moved in _mapping(fields.get("moved"), "moved").items():

@@ -1,4 +1,4 @@
-"""The page "tiering" of the Dask dashboard: tiers, bytes per second, cache hits, moves.
+"""The page "tiering" of the Dask dashboard: tiers, moves, bytes and rows per second, cache hits, stalls.
 
 Invariant: the only module that imports bokeh. A document only reads the scheduler's board; every number on
 it is also there as text, and every plot without data says how to fill it.
@@ -62,11 +62,17 @@ class Page:
             base=1024, mantissas=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], desired_num_ticks=4
         )
         self._hits = Lines("Cache hits", "hits", Range1d(start=-0.02, end=1.02), legend=False)
-        self._hits.plot.yaxis.formatter = NumeralTickFormatter(format="0%")
+        self._rows = Lines("Rows per second", "rows", DataRange1d(start=0), legend=False)
+        self._rows.plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+        self._stalls = Lines(
+            "Time that loaders wait for bytes", "stalls", Range1d(start=-0.02, end=1.02), legend=False
+        )
+        for lines in (self._hits, self._stalls):
+            lines.plot.yaxis.formatter = NumeralTickFormatter(format="0%")
         # Side by side where there is room, else one below the other.
         halves = [
-            column(bars.root, lines.root, sizing_mode="stretch_width", min_width=420, max_width=1100)
-            for bars, lines in ((self._tiers, self._rates), (self._moves, self._hits))
+            column([each.root for each in half], sizing_mode="stretch_width", min_width=420, max_width=1100)
+            for half in ((self._tiers, self._rates, self._rows), (self._moves, self._hits, self._stalls))
         ]
         plots = row(*halves, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
         self.root = column(self._totals, plots, sizing_mode="stretch_width")
@@ -80,8 +86,9 @@ class Page:
         self._tiers.show(tier_bars(observed["tiers"]))
         self._moves.show(move_bars(observed["moves"]))
         self._rates.show(points, rate_series(points))
-        hits = [np.nan if point.hit_ratio is None else point.hit_ratio for point in points]
-        self._hits.show(points, {"hits": hits} if not np.all(np.isnan(hits)) else {})
+        self._hits.show(points, _series("hits", [point.hit_ratio for point in points]))
+        self._rows.show(points, _series("rows", [point.rows_per_second for point in points]))
+        self._stalls.show(points, _series("waiting", [point.stall_share for point in points]))
 
 
 class Bars:
@@ -179,6 +186,12 @@ class Lines:
             "dash": ["dashed" if label.endswith(" write") else "solid" for label in labels],
         }
         self.plot.visible, self._hint.visible = bool(series), not series
+
+
+def _series(label: str, values: list[float | None]) -> dict[str, list[float]]:
+    """One line, with gaps; none where nothing is known."""
+    known = any(value is not None for value in values)
+    return {label: [np.nan if value is None else value for value in values]} if known else {}
 
 
 def _with_hint(plot: Any, title: str, name: str) -> tuple[Div, Any]:

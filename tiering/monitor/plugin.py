@@ -6,9 +6,11 @@ heartbeat, installs once however often it is asked, and works without a dashboar
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
@@ -171,6 +173,38 @@ def publish_counters(client: Client, snapshot: Snapshot | None = None) -> None:
     _publish(client, event)
 
 
+@contextlib.contextmanager
+def watch(client: Client, every_seconds: float = SAMPLE_SECONDS) -> Iterator[str | None]:
+    """Watch a cluster, and this process beside it: its counters are sent as often, until the block ends.
+
+    For a training script whose loader runs in its own process. Nothing that the cluster does, or fails to do,
+    reaches the block.
+
+    Yields:
+        The address of the page, or None where the cluster has no dashboard.
+
+    Raises:
+        UsageError: the client is asynchronous.
+    """
+    page, ended = install(client), threading.Event()
+
+    def send() -> None:
+        try:
+            while not ended.wait(every_seconds):
+                client.run_on_scheduler(_take, COUNTERS.snapshot())
+            client.run_on_scheduler(_take, COUNTERS.snapshot())
+        except Exception as error:  # noqa: BLE001  # a closed client may raise anything, even AttributeError
+            logger.warning("Counters of this process are sent no more: %r", error)
+
+    sender = threading.Thread(target=send, name="tiering-monitor", daemon=True)
+    sender.start()
+    try:
+        yield page
+    finally:
+        ended.set()
+        sender.join()
+
+
 def observe(client: Client) -> Observed:
     """Return what the scheduler of an installed monitor knows now.
 
@@ -220,6 +254,12 @@ def _has_page(dask_scheduler: Scheduler) -> bool:
 def _observed(dask_scheduler: Scheduler) -> Observed | None:
     plugin = find(dask_scheduler)
     return None if plugin is None else plugin.observed()
+
+
+def _take(snapshot: Snapshot, dask_scheduler: Scheduler) -> None:
+    plugin = find(dask_scheduler)
+    if plugin is not None:
+        plugin.board.report(snapshot)
 
 
 def _mount(scheduler: Scheduler) -> bool:

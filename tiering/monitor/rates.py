@@ -1,4 +1,4 @@
-"""Rates from running totals: bytes per second, and a history of them for plots.
+"""Rates from running totals: bytes and rows per second, and a history of them for plots.
 
 Invariant: no clock in here. Time is passed in, in seconds, so the same model runs in tests and in production.
 """
@@ -55,11 +55,15 @@ class Point:
         seconds: when, on the clock that was passed in.
         bytes_per_second: by (tier, direction).
         hit_ratio: of cache requests within the span, 0 to 1; None when there were none.
+        rows_per_second: that all loaders handed out; None when they handed out none.
+        stall_share: of the time of loops over loaders, what they waited for bytes, 0 to 1; None without any.
     """
 
     seconds: float
     bytes_per_second: dict[tuple[str, str], float]
     hit_ratio: float | None
+    rows_per_second: float | None = None
+    stall_share: float | None = None
 
 
 class History:
@@ -69,6 +73,7 @@ class History:
         self.points: deque[Point] = deque(maxlen=length)
         self._moved: RateModel[tuple[str, str]] = RateModel(span_seconds)
         self._cache: RateModel[str] = RateModel(span_seconds)
+        self._loaded: RateModel[str] = RateModel(span_seconds)
 
     def observe(self, now_seconds: float, total: Snapshot) -> Point:
         """Add and return the point of that moment."""
@@ -84,6 +89,17 @@ class History:
             now_seconds, {"hits": total["cache"]["hits"], "misses": total["cache"]["misses"]}
         )
         requests = sum(cache.values())
-        point = Point(now_seconds, moved, cache["hits"] / requests if requests else None)
+        loaded = self._loaded.observe(
+            now_seconds,
+            {name: total["loaded"][name] for name in ("rows", "nanoseconds", "stall_nanoseconds")},
+        )
+        spent = loaded.get("nanoseconds")
+        point = Point(
+            now_seconds,
+            moved,
+            hit_ratio=cache["hits"] / requests if requests else None,
+            rows_per_second=loaded.get("rows") or None,
+            stall_share=min(1.0, loaded["stall_nanoseconds"] / spent) if spent else None,
+        )
         self.points.append(point)
         return point

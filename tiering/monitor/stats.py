@@ -1,4 +1,4 @@
-"""Process-wide counters: bytes moved per tier, cache hits and misses, progress of moves.
+"""Process-wide counters: bytes moved per tier, cache hits and misses, rows of loaders, progress of moves.
 
 Invariant: counters only grow, and each snapshot carries its process's token and a sequence number. So
 `merge` counts every process once, however many workers share the process or repeat a heartbeat.
@@ -36,6 +36,14 @@ class CacheCounts(TypedDict):
     miss_bytes: int
 
 
+class LoadedRows(TypedDict):
+    """What loops over loaders got since the process started, their time, and what of it was waiting."""
+
+    rows: int
+    nanoseconds: int
+    stall_nanoseconds: int
+
+
 class MoveProgress(TypedDict):
     """How far a named move has come."""
 
@@ -54,6 +62,7 @@ class Snapshot(TypedDict):
     sequence: int
     moved: dict[str, MovedBytes]
     cache: CacheCounts
+    loaded: LoadedRows
     moves: dict[str, MoveProgress]
 
 
@@ -64,6 +73,7 @@ def empty() -> Snapshot:
         sequence=0,
         moved={},
         cache=CacheCounts(hits=0, misses=0, hit_bytes=0, miss_bytes=0),
+        loaded=LoadedRows(rows=0, nanoseconds=0, stall_nanoseconds=0),
         moves={},
     )
 
@@ -108,6 +118,19 @@ class Counters:
             cache["misses"] += misses
             cache["hit_bytes"] += hit_bytes
             cache["miss_bytes"] += miss_bytes
+
+    def add_loaded(self, rows: int, nanoseconds: int, stall_nanoseconds: int) -> None:
+        """Count a batch that a loader handed out, the time since the one before, and what of it was waiting.
+
+        Raises:
+            UsageError: a number is negative.
+        """
+        _check_counts(rows=rows, nanoseconds=nanoseconds, stall_nanoseconds=stall_nanoseconds)
+        with self._lock:
+            loaded = self._now["loaded"]
+            loaded["rows"] += rows
+            loaded["nanoseconds"] += nanoseconds
+            loaded["stall_nanoseconds"] += stall_nanoseconds
 
     def set_move(self, name: str, done_bytes: int, total_bytes: int) -> None:
         """Say how far this process is with its part of the move of that name.
@@ -156,6 +179,10 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
         cache_total["misses"] += cache["misses"]
         cache_total["hit_bytes"] += cache["hit_bytes"]
         cache_total["miss_bytes"] += cache["miss_bytes"]
+        loaded, loaded_total = snapshot["loaded"], total["loaded"]
+        loaded_total["rows"] += loaded["rows"]
+        loaded_total["nanoseconds"] += loaded["nanoseconds"]
+        loaded_total["stall_nanoseconds"] += loaded["stall_nanoseconds"]
         for name, move in snapshot["moves"].items():
             move_total = total["moves"].setdefault(name, MoveProgress(done_bytes=0, total_bytes=0))
             move_total["done_bytes"] += move["done_bytes"]

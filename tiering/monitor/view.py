@@ -28,6 +28,8 @@ HINTS = {
     "tiers": "No tier has said how full it is. Call <code>publish_tiers(client, ...)</code>.",
     "moves": "No move yet. Start one with <code>tiering move</code> or <code>plan.run(client)</code>.",
     "rates": "No bytes moved in the last five minutes. A move or a loader on this cluster shows here.",
+    "rows": "No rows in the last five minutes. A loader in a worker, or one watched, shows here.",
+    "stalls": "No loader in the last five minutes: nobody waits.",
     "hits": "No cache requests in the last five minutes. A loader with a <code>NodeCache</code> shows here.",
 }
 
@@ -80,7 +82,11 @@ def totals_html(observed: Observed, workers: int) -> str:
         else "no cache requests yet"
     )
     reporting = f"{observed['workers']} of {workers} workers report"
-    return f"{table}<p style='color:#444; margin:6px 0'>{reporting} &middot; {hits}</p>"
+    loaded = counters["loaded"]
+    share = loaded["stall_nanoseconds"] / loaded["nanoseconds"] if loaded["nanoseconds"] else 0.0
+    rows_text = f"{loaded['rows']:,} rows loaded, {share:.1%} of the time waiting for bytes"
+    said = [reporting, hits, *([rows_text] if loaded["rows"] else [])]
+    return f"{table}<p style='color:#444; margin:6px 0'>{' &middot; '.join(said)}</p>"
 
 
 def _tier_bar(name: str, use: TierUse) -> Bar:

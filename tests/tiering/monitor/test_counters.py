@@ -20,12 +20,14 @@ def test_snapshot_has_every_counter_and_survives_msgpack() -> None:
     counters.add_moved("lake", "write", 5)
     counters.add_moved("disk", "write", 7)
     counters.add_cache(hits=11, misses=13, hit_bytes=17, miss_bytes=19)
+    counters.add_loaded(31, 37, 41)
     counters.set_move("web to disk", 23, 29)
 
     snapshot = counters.snapshot()
 
     assert snapshot["moved"] == {"lake": {"read": 3, "write": 5}, "disk": {"read": 0, "write": 7}}
     assert snapshot["cache"] == {"hits": 11, "misses": 13, "hit_bytes": 17, "miss_bytes": 19}
+    assert snapshot["loaded"] == {"rows": 31, "nanoseconds": 37, "stall_nanoseconds": 41}
     assert snapshot["moves"] == {"web to disk": {"done_bytes": 23, "total_bytes": 29}}
     assert msgpack.unpackb(msgpack.packb(snapshot), use_list=False) == snapshot
 

@@ -23,6 +23,7 @@ from tiering.monitor.plugin import (
     publish_counters,
     publish_move,
     publish_tiers,
+    watch,
 )
 from tiering.monitor.stats import COUNTERS, Counters
 
@@ -268,3 +269,27 @@ def test_plugins_are_pickled_by_import() -> None:
         assert plugin.__module__ == "tiering.monitor.plugin"
         assert plugin.idempotent
         assert plugin.name == NAME
+
+
+def test_process_that_is_watched_is_counted_while_it_runs_and_at_its_end() -> None:
+    COUNTERS.reset()
+
+    def rows() -> int:
+        return observe(client)["counters"]["loaded"]["rows"]
+
+    with local_client(n_workers=1, processes=True) as client:
+        with watch(client, every_seconds=0.02) as page:
+            assert str(page).endswith("/tiering")
+            COUNTERS.add_loaded(3, 100, 10)
+            wait_until(lambda: rows() == 3)
+            COUNTERS.add_loaded(4, 100, 10)
+        assert rows() == 7
+        events = client.get_events(NAME)
+        assert not [event for _, event in events if "counters" in event]  # which the scheduler would keep
+
+
+def test_watched_process_goes_on_when_the_cluster_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    with local_client() as client, watch(client, every_seconds=0.02):
+        client.cluster.close()
+        wait_until(lambda: "are sent no more" in caplog.text)
+        COUNTERS.add_loaded(3, 100, 10)

@@ -76,6 +76,20 @@ def test_history_has_rates_by_tier_and_direction_and_hit_ratio_of_the_span() -> 
     assert [point.seconds for point in history.points] == [12.0, 13.0]
 
 
+def test_history_has_rows_a_second_and_what_loaders_wait_of_their_time() -> None:
+    counters = Counters()
+    history = History(span_seconds=5.0)
+    counters.add_loaded(1000, 10**9, 10**9)
+    first = history.observe(10.0, counters.snapshot())
+    assert (first.rows_per_second, first.stall_share) == (None, None)
+    counters.add_loaded(600, 2 * 10**9, 5 * 10**8)
+    second = history.observe(12.0, counters.snapshot())
+    assert (second.rows_per_second, second.stall_share) == (300.0, 0.25)
+    for now in (20.0, 30.0):
+        idle = history.observe(now, counters.snapshot())
+    assert (idle.rows_per_second, idle.stall_share) == (None, None)
+
+
 def test_history_without_requests_has_no_hit_ratio() -> None:
     counters = Counters()
     counters.add_cache(hits=5)
