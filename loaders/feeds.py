@@ -7,6 +7,7 @@ from typing import Final
 
 from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
+from loaders.feed import Feed
 from loaders.host import HostFeed, batches_ahead
 from loaders.pieces import PiecePlanner
 from loaders.slots import Slots
@@ -19,8 +20,6 @@ from tiering.errors import UsageError
 from tiering.reader import BlockReader
 
 BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
-
-Feed = HostFeed | WindowFeed
 
 
 class Feeds:

@@ -12,19 +12,16 @@ read whole for some of its rows, because the boundary of a lane cuts it, a copy 
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 from loaders.buffers import BatchBuffer, BatchBuffers
+from loaders.feed import Feed
 from loaders.pieces import Piece, Pieces, Plans
-from loaders.reads import Reading, Reads
+from loaders.reads import Reading
 from loaders.slots import Batch
 from loaders.whole import WholeBlocks
 from policies import Order
@@ -49,7 +46,7 @@ def batches_ahead(order: Order, step: int) -> int:
     return -(-min(2 * window, longest) // step) + 2
 
 
-class HostFeed:
+class HostFeed(Feed):
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:
@@ -73,11 +70,11 @@ class HostFeed:
         ahead: int,
         threads: int | None,
     ) -> None:
+        super().__init__(self._read, start, threads)
         self._planner, self._blocks, self._buffers = planner, blocks, buffers
         self._start, self._stop, self._step = start, stop, step
         self._row_bytes = blocks[0].reader.row_bytes
         self._shortest = min(self._planner.lane_rows)
-        self.stall_seconds = 0.0
 
         # Batches [taken, opened) have memory: that of batch n is at n modulo the length of these.
         self._ring: list[BatchBuffer | None] = [None] * ahead
@@ -86,26 +83,14 @@ class HostFeed:
         self._places = {name: np.zeros(len(self._ring) * step, np.int64) for name in self._row_bytes}
         self._offsets = {name: np.arange(step) * nbytes for name, nbytes in self._row_bytes.items()}
 
-        self._planning = threading.Lock()  # held by who puts reads: the caller, or a thread ahead of it
         self._pieces: Pieces | None = None
         self._put = 0  # windows of these pieces whose reads were put
-        self._unread: deque[Reading] = deque()  # by position
-        self._ready = start  # windows that begin before have been put
 
         self._direct = {name for name, nbytes in self._row_bytes.items() if nbytes >= _SCATTER_BYTES}
-        self._reads = Reads(self._read, self._load, threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop reading; when this returns, nothing is written to any more. Idempotent."""
-        self._reads.close()
+        super().close()
         for place, buffer in enumerate(self._ring):
             if buffer is not None:
                 self._buffers.give(buffer)
@@ -118,9 +103,7 @@ class HostFeed:
         """
         if self._ready < stop:
             self._load_until(stop)
-        while self._unread and self._unread[0].position < stop:
-            self._wait(self._unread[0])
-            self._unread.popleft()
+        self._wait(stop)
         number, place = self._taken, self._taken % len(self._ring)
         if self._opened == number:  # nobody has a row of it
             self._open(number + 1)
@@ -134,34 +117,7 @@ class HostFeed:
             self._reads.poke()
         return batch
 
-    def _wait(self, reading: Reading) -> None:
-        if reading.left or reading.error is not None:
-            begun = time.perf_counter()
-            try:
-                self._reads.wait(reading)
-            finally:
-                self.stall_seconds += time.perf_counter() - begun
-
-    def _load_until(self, position: int) -> None:
-        """Put the reads of all windows that begin before `position`."""
-        begun = time.perf_counter()
-        with self._planning:
-            while self._ready < position and self._load_next():
-                pass
-        self._reads.poke()
-        self.stall_seconds += time.perf_counter() - begun
-
-    def _load(self) -> bool:
-        """Put more reads, unless another thread does; whether some were put."""
-        if not self._planning.acquire(blocking=False):
-            return False
-        try:
-            return self._load_next()
-        finally:
-            self._planning.release()
-
     def _load_next(self) -> bool:
-        """Put the reads of the windows needed next that there are batches for; whether there were some."""
         pieces, first = self._pieces, self._put
         if pieces is None or first == len(pieces.starts):
             pieces, first = self._planner.plan(), 0

@@ -15,7 +15,8 @@ from typing import Any, Final
 from loaders.arrow_slots import ROWS
 from loaders.collate import Collate, choose_collate, gives_rows, record_batch
 from loaders.digest import RowsDigest, RowsHasher
-from loaders.feeds import Feed, Feeds, threads_of
+from loaders.feed import Feed
+from loaders.feeds import Feeds, threads_of
 from loaders.foretold import Foreteller
 from loaders.ranks import choose_lanes, find_rank
 from loaders.state import LoaderState

@@ -16,16 +16,12 @@ The caller's thread does little more than gather: planning and reading are work 
 from __future__ import annotations
 
 import heapq
-import threading
-import time
-from collections import deque
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from loaders.ahead import Plan, Planner
-from loaders.reads import Job, Reading, Reads
+from loaders.feed import Feed
+from loaders.reads import Job, Reading
 from loaders.slots import Batch, Slots
 from policies import Order
 
@@ -42,7 +38,7 @@ def slots_needed(order: Order, lanes: int) -> int:
     return min(2 * lanes * order.window_blocks, blocks) + lanes - 1
 
 
-class WindowFeed:
+class WindowFeed(Feed):
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:
@@ -58,14 +54,13 @@ class WindowFeed:
     def __init__(
         self, order: Order, slots: Slots, epoch: int, lanes: range, start: int, stop: int, threads: int | None
     ) -> None:
+        super().__init__(slots.read, start, threads)
         self._slots = slots
         self._lane_rows = [order.lane_rows(epoch, lane) for lane in lanes]
         self._shortest = min(self._lane_rows)
         self._end = max(stop, max(self._lane_rows))
-        self.stall_seconds = 0.0
 
-        # Of whoever holds the lock, and plans: the caller, or a thread ahead of it.
-        self._planning = threading.Lock()
+        # Of whoever puts reads.
         self._planner = Planner(order, epoch, lanes, start, stop, slots.count)
         self._plan: Plan | None = None
         self._taken = 0  # windows of the plan whose reads were put
@@ -75,25 +70,10 @@ class WindowFeed:
         # Given by one to the other. What windows use up to a position is complete when all that begin before
         # it were put, so the caller never takes a list that still grows.
         self._free = list(range(slots.count))
-        self._unread: deque[Reading] = deque()  # by position
         self._uses = [0] * slots.count  # by slot: windows that use it or will
         self._used: dict[int, list[int]] = {}  # by the position where windows end: their slots
         self._ends: list[int] = []  # a heap of those positions
-        self._ready = start  # windows that begin before have been put
         self._slot_of = np.zeros(self._planner.tickets, np.int32)
-        self._reads = Reads(slots.read, self._load, threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading; when this returns, nothing writes to the slots any more. Idempotent."""
-        self._reads.close()
 
     def batch(self, start: int, stop: int) -> Batch:
         """Rows at positions [start, stop) of every lane, lane by lane; lanes that end before give fewer.
@@ -122,26 +102,7 @@ class WindowFeed:
         """How many of the positions [start, stop) the lane has."""
         return max(0, min(stop, self._lane_rows[lane]) - start)
 
-    def _load_until(self, position: int) -> None:
-        """Put the reads of all windows that begin before `position`, as far as there is room."""
-        begun = time.perf_counter()
-        with self._planning:
-            while self._ready < position and self._load_next():
-                pass
-        self._reads.poke()
-        self.stall_seconds += time.perf_counter() - begun
-
-    def _load(self) -> bool:
-        """Put more reads, unless another thread does; whether some were put."""
-        if not self._planning.acquire(blocking=False):
-            return False
-        try:
-            return self._load_next()
-        finally:
-            self._planning.release()
-
     def _load_next(self) -> bool:
-        """Put the reads of the windows needed next, of one plan, that there are free slots for; or False."""
         plan, first = self._plan, self._taken
         if plan is None or first == len(plan.starts):
             plan, first = self._planner.plan(), 0
@@ -197,15 +158,6 @@ class WindowFeed:
             heapq.heappush(self._ends, position)
         else:
             known += slots
-
-    def _wait(self, ready: int) -> None:
-        """Wait for the reads of all windows that begin before `ready`."""
-        while self._unread and self._unread[0].position < ready:
-            reading = self._unread.popleft()
-            if reading.left or reading.error is not None:
-                begun = time.perf_counter()
-                self._reads.wait(reading)
-                self.stall_seconds += time.perf_counter() - begun
 
     def _copy(self, batch: Batch, start: int, stop: int, done: int, ready: int) -> None:
         """Copy positions [done, ready) of all lanes into a batch of [start, stop)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -120,3 +121,12 @@ def run_python(code: str, *arguments: Any) -> str:
             process.kill()
     assert process.returncode == 0, errors
     return out
+
+
+def open_below(folder: Path) -> int:
+    """How many descriptors of this process lead below `folder`."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            found += link.readlink().is_relative_to(folder)
+    return found

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
+import json
 from pathlib import Path
 
 import pytest
 
-from loaders import Loader
 from tests.corpora import make_corpus, run_python
-from tiering import NodeCache, open_tier
+from tiering import open_tier
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_memory_is_flat_over_fifty_epochs(tmp_path: Path, cached: bool) -> None:
+    corpus = make_corpus(open_tier(tmp_path / "tier", "disk"), 96, 16, 4)
+    traced = json.loads(run_python(TRACED, tmp_path, corpus.nbytes // 2 * cached, corpus.name))
+    assert len(traced) == 50
+    # The first epochs fill what is remembered; a list of every epoch's batches alone would be 5 MB.
+    assert max(traced[25:]) - traced[10] < 100_000
+
+
+TRACED = """
+import gc, json, sys, tracemalloc
+from pathlib import Path
+from loaders import Loader
+from tiering import NodeCache, open_corpus, open_tier
 from tiering.stores import file_kept
 
-EPOCHS = 50
-
-
-@pytest.mark.no_cover  # beside tracemalloc, which slows it enough
-@pytest.mark.parametrize("cached", [False, True])
-def test_memory_is_flat_over_fifty_epochs(
-    tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file_kept, "_SETTLED_NS", 0)
-    corpus = make_corpus(open_tier(tmp_path / "tier", "disk"), 96, 16, 4)
-    cache = NodeCache(tmp_path / "cache", corpus.nbytes // 2) if cached else None
-    loader = Loader(corpus, 32, cache=cache, lanes=4)
-    traced: list[int] = []
-    tracemalloc.start()
-    try:
-        for _ in range(EPOCHS):
-            for _batch in loader:
-                pass
-            gc.collect()
-            traced.append(tracemalloc.get_traced_memory()[0])
-    finally:
-        tracemalloc.stop()
-    # The first epochs fill what is remembered; a list of every epoch's batches alone would be 5 MB.
-    assert max(traced[EPOCHS // 2 :]) - traced[EPOCHS // 5] < 100_000
-    if cache is not None:
-        cache.close()
+file_kept._SETTLED_NS = 0
+folder, cached = Path(sys.argv[1]), int(sys.argv[2])
+cache = NodeCache(folder / "cache", cached) if cached else None
+(name,) = sys.argv[3:]
+loader = Loader(open_corpus(open_tier(folder / "tier", "disk"), name), 32, cache=cache, lanes=4)
+traced = []
+tracemalloc.start()
+for _ in range(50):
+    for _batch in loader:
+        pass
+    gc.collect()
+    traced.append(tracemalloc.get_traced_memory()[0])
+print(json.dumps(traced))
+"""
 
 
 def test_resident_memory_of_many_epochs_is_that_of_two_windows(tmp_path: Path) -> None:

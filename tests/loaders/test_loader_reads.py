@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loaders import Loader
-from tests.corpora import make_corpus, memory_corpus, promised, seen
+from tests.corpora import make_corpus, memory_corpus, open_below, promised, seen
 from tiering import Corpus, NodeCache, open_tier
 from tiering.reader import BlockReader
 
@@ -173,11 +172,6 @@ def test_loader_keeps_no_file_open_after_its_loop(tmp_path: Any) -> None:
     loader = Loader(corpus, 64)
     most = 0
     for _ in loader:
-        most = max(most, _open_below(tmp_path))
+        most = max(most, open_below(tmp_path))
     assert most > 0
-    assert _open_below(tmp_path) == 0
-
-
-def _open_below(folder: Path) -> int:
-    links = Path("/proc/self/fd").iterdir()
-    return sum(link.is_symlink() and str(link.readlink()).startswith(str(folder)) for link in links)
+    assert open_below(tmp_path) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpora import open_below
 from tiering.errors import Corrupt, NotFound
 from tiering.stores import file_kept
 from tiering.stores.base import Reader
@@ -28,22 +29,16 @@ def read(reader: Reader, offset: int = 0, nbytes: int = 4) -> tuple[bytes, Hasha
     return bytes(buffer), identity
 
 
-def open_files(folder: Path) -> int:
-    """How many descriptors of this process lead below `folder`."""
-    links = Path("/proc/self/fd").iterdir()
-    return sum(link.is_symlink() and str(link.readlink()).startswith(str(folder)) for link in links)
-
-
 def test_reader_keeps_a_file_open_until_it_goes_away(store: FileStore, tmp_path: Path) -> None:
     store.write("a/b", [b"0123456789"])
     reader = store.reader("a/b")
-    assert open_files(tmp_path) == 0
+    assert open_below(tmp_path) == 0
     assert read(reader, 2)[0] == b"2345"
     assert read(reader, 6)[0] == b"6789"
-    assert open_files(tmp_path) == 1
+    assert open_below(tmp_path) == 1
     del reader
     gc.collect()
-    assert open_files(tmp_path) == 0
+    assert open_below(tmp_path) == 0
 
 
 def test_reader_reads_what_replaced_the_file(store: FileStore) -> None:
@@ -85,7 +80,7 @@ def test_reader_closes_the_files_opened_first(
     for _ in range(2):
         for number, reader in enumerate(readers):
             assert read(reader)[0] == b"%04d" % number
-            assert open_files(tmp_path) <= 3
+            assert open_below(tmp_path) <= 3
 
 
 def test_reader_closes_others_where_no_more_files_can_be_open(
@@ -98,13 +93,13 @@ def test_reader_closes_others_where_no_more_files_can_be_open(
     opened = store._tree.open
 
     def limited(segments: list[str]) -> int:
-        if open_files(tmp_path):
+        if open_below(tmp_path):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return opened(segments)
 
     monkeypatch.setattr(store._tree, "open", limited)
     assert read(second)[0] == b"0123"
-    assert open_files(tmp_path) == 1
+    assert open_below(tmp_path) == 1
 
 
 def test_reader_opens_a_stale_file_again(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,4 +141,4 @@ def test_large_reads_leave_kept_files_alone(store: FileStore, tmp_path: Path) ->
     data, identity = read(store.reader("k"), 0, READ_BYTES)
     assert data == bytes(READ_BYTES)
     assert identity is None
-    assert open_files(tmp_path) == 0
+    assert open_below(tmp_path) == 0
