@@ -16,8 +16,8 @@ from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.block_index import span_of
 from tiering.stores.pages import PAGE_BYTES
 
-STRIDE = int(os.environ.get("TIERING_POWER_STRIDE", "4"))
-"""Cut the power after every write and flush (1), or after every fourth."""
+STRIDE = int(os.environ.get("TIERING_POWER_STRIDE", "8"))
+"""Cut the power after every write and flush (1), or after every eighth."""
 
 MIB = 1 << 20
 CHECKPOINT_PAGES = 12

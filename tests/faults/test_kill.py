@@ -30,8 +30,8 @@ from tiering.stores.block import format_volume
 ROUNDS = int(os.environ.get("TIERING_KILL_ROUNDS", "40"))
 """Kills of ingest, and as many of move; 100 take about two minutes of processor time."""
 
-STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "16"))
-"""Kill before every change (1), or before every sixteenth; at most every other one of an ingest of Arrow."""
+STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "32"))
+"""Kill before every change (1), or before every thirty-second; at most every other one of an ingest of Arrow."""
 
 COUNT = 48
 SMALL_COUNT = 20

@@ -17,8 +17,8 @@ import pytest
 from tests.faults.steps import strace_missing
 from tests.faults.zygote import Zygote
 
-STRIDE = int(os.environ.get("TIERING_CALLS_STRIDE", "24"))
-"""Kill or fail every call (1); or of large jobs every 24th, of publishing every third, of one object all."""
+STRIDE = int(os.environ.get("TIERING_CALLS_STRIDE", "48"))
+"""Kill or fail every call (1); or of large jobs every 48th, of publishing every sixth, of one object all."""
 
 COUNT = 20
 FACTS: list[Any] = ["arrow", 1, COUNT]
@@ -128,7 +128,7 @@ class Campaign:
 def stride_of(job: str) -> int:
     if job in LARGE:
         return STRIDE
-    return min(3, STRIDE) if job in PUBLISHING else 1
+    return min(6, STRIDE) if job in PUBLISHING else 1
 
 
 def campaign_of(zygote: Zygote, tmp_path: Path, corpus: Path, job: str) -> Campaign:

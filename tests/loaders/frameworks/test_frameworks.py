@@ -31,7 +31,6 @@ def test_framework_passes_its_checks(framework: str, checks: str) -> None:
         "pytest",
         "-n",
         "0",
-        "--no-cov",
         "-q",
         str(Path(__file__).parent / checks),
     ]
