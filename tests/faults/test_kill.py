@@ -31,7 +31,7 @@ ROUNDS = int(os.environ.get("TIERING_KILL_ROUNDS", "40"))
 """Kills of ingest, and as many of move; 100 take about two minutes of processor time."""
 
 STRIDE = int(os.environ.get("TIERING_KILL_STRIDE", "32"))
-"""Kill before every change (1), or before every thirty-second; at most every other one of an ingest of Arrow."""
+"""Kill before every change (1), or before every 32nd; at most every other one of an ingest of Arrow."""
 
 COUNT = 48
 SMALL_COUNT = 20

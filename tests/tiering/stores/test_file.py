@@ -19,8 +19,6 @@ from tiering.stores import file_temp
 from tiering.stores.base import Strays
 from tiering.stores.file import FileStore
 
-BIG = 9 << 20
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
@@ -35,23 +33,6 @@ def far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def temps(store: FileStore) -> list[Path]:
     return sorted(store.root.rglob(".tmp-*"))
-
-
-def failing(number: int, times: int = 1 << 30) -> Callable[..., Any]:
-    """A call of the system that fails, the first `times` times."""
-
-    def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
-        left = [times]
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            if left[0]:
-                left[0] -= 1
-                raise OSError(number, os.strerror(number))
-            return real(*arguments, **options)
-
-        return call
-
-    return wrap
 
 
 # Rights and links

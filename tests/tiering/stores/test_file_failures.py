@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tiering.errors import CapacityExceeded, Conflict, TieringError, Unavailable
-from tiering.stores import file, file_temp, file_tree
+from tiering.stores import file, file_tree
 from tiering.stores.file import FileStore
 
 BIG = 9 << 20
@@ -21,12 +21,6 @@ BIG = 9 << 20
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
     return FileStore("file", tmp_path / "root")
-
-
-@pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system whose locks may not reach other machines."""
-    monkeypatch.setattr(file_temp, "locks_are_believed", lambda _fd: False)
 
 
 def temps(store: FileStore) -> list[Path]:
@@ -48,9 +42,6 @@ def failing(number: int, times: int = 1 << 30) -> Callable[..., Any]:
         return call
 
     return wrap
-
-
-# Disks and servers that fail
 
 
 @pytest.mark.parametrize("nbytes", [9, BIG])
