@@ -26,7 +26,7 @@ from loaders.slots import Batch
 from loaders.whole import WholeBlocks
 from policies import Order
 from tiering.reader import BlockReader
-from tiering.stores.scatter import Scatter
+from tiering.stores.scatter import Scatter, vectors
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 _SCATTER_BYTES: Final = 256  # shorter rows cost the kernel more than a copy of the block and one of the rows
@@ -80,10 +80,14 @@ class HostFeed(Feed):
         self._ring: list[BatchBuffer | None] = [None] * ahead
         self._taken = self._opened = 0
         # Where the row of the first lane at each position goes, modulo as many positions.
-        self._places = {name: np.zeros(len(self._ring) * step, np.int64) for name in self._row_bytes}
+        self._places = {
+            name: vectors(np.zeros(len(self._ring) * step, np.int64), nbytes)
+            for name, nbytes in self._row_bytes.items()
+        }
         self._offsets = {name: np.arange(step) * nbytes for name, nbytes in self._row_bytes.items()}
 
         self._pieces: Pieces | None = None
+        self._turns = np.empty(0, np.int64)  # of these pieces: where in `_places` each of their rows is
         self._put = 0  # windows of these pieces whose reads were put
 
         self._direct = {name for name, nbytes in self._row_bytes.items() if nbytes >= _SCATTER_BYTES}
@@ -125,6 +129,7 @@ class HostFeed(Feed):
             if pieces is None:
                 self._ready = self._planner.position + self._step
                 return False
+            self._turns = (pieces.positions - self._start) % (len(self._ring) * self._step)
             self._ready = pieces.starts[0]
         last = first
         while last < len(pieces.starts):
@@ -136,8 +141,9 @@ class HostFeed(Feed):
             if reading is None or reading.position != pieces.starts[last]:
                 reading = Reading(pieces.starts[last])
             begin = pieces.piece_ends[last - 1] if last else 0
+            turns, rows = self._turns, pieces.rows
             self._reads.put(
-                reading, [(pieces, piece) for piece in pieces.pieces[begin : pieces.piece_ends[last]]]
+                reading, [(turns, rows, piece) for piece in pieces.pieces[begin : pieces.piece_ends[last]]]
             )
             if not self._unread or self._unread[-1] is not reading:
                 self._unread.append(reading)
@@ -152,21 +158,22 @@ class HostFeed(Feed):
             place = self._opened % len(self._ring)
             buffer = self._buffers.take()
             for name, address in buffer.addresses.items():
-                self._places[name][place * self._step :][: self._step] = address + self._offsets[name]
+                some = self._places[name][place * self._step :][: self._step, 0]
+                np.add(self._offsets[name], address, out=some)
             self._ring[place] = buffer
             self._opened += 1
 
-    def _read(self, pieces: Pieces, piece: Piece) -> None:
-        """Bring the rows of a piece to their places."""
+    def _read(self, all_turns: Int64s, all_rows: Int64s | None, piece: Piece) -> None:
+        """Bring the rows of a piece to their places; `all_turns` as `_turns`, `all_rows` as of `Pieces`."""
         source, lane, shard, block, cut, begin, end, first = piece
         blocks = self._blocks[source]
-        some = slice(begin, end)
-        turn = (pieces.positions[some] - self._start) % (len(self._ring) * self._step)
-        rows = None if pieces.rows is None else pieces.rows[some]
-        targets = {
-            name: Scatter(self._places[name][turn] + lane * self._step * nbytes, nbytes)
-            for name, nbytes in self._row_bytes.items()
-        }
+        turns = all_turns[begin:end]
+        rows = None if all_rows is None else all_rows[begin:end]
+        targets = {}
+        for name, nbytes in self._row_bytes.items():
+            places = self._places[name].take(turns, axis=0)
+            places[:, 0] += lane * self._step * nbytes
+            targets[name] = Scatter(places, nbytes)
         kept = blocks.held(shard, block) if cut else ()
         left = [
             name
@@ -176,8 +183,8 @@ class HostFeed(Feed):
             or not _scatter(blocks.reader, name, shard, block, first, rows, target)
         ]
         if left:
-            whole = blocks.read(shard, block, left, len(turn) if cut else None)
-            chosen = slice(first, first + len(turn)) if rows is None else rows
+            whole = blocks.read(shard, block, left, end - begin if cut else None)
+            chosen = slice(first, first + end - begin) if rows is None else rows
             for name in left:
                 targets[name].copy(whole[name][chosen])
 

@@ -12,7 +12,7 @@ from tests.conformance.conftest import UNCONDITIONAL
 from tests.conformance.patterns import pattern, read_range
 from tiering.errors import Conflict, Corrupt, NotFound, UsageError
 from tiering.stores.base import Store, check_range
-from tiering.stores.scatter import Scatter
+from tiering.stores.scatter import Scatter, vectors
 
 SIZES = [0, 1, 4095, 4096, 4097, 9 << 20]
 
@@ -147,12 +147,12 @@ def test_a_reader_fills_a_buffer_or_the_places_of_rows(store: Store) -> None:
     assert bytes(buffer) == data[1_000:1_300]
     rows = np.zeros((5, 70), np.uint8)
     places = rows.ctypes.data + np.array([3, 0, 4, 1]) * 70
-    reader(2_000, Scatter(places, 70))
+    reader(2_000, Scatter(vectors(places, 70), 70))
     for number, row in enumerate([3, 0, 4, 1]):
         assert rows[row].tobytes() == data[2_000 + number * 70 :][:70]
     assert not rows[2].any()
     with pytest.raises(Corrupt):
-        reader(9_900, Scatter(places, 70))
+        reader(9_900, Scatter(vectors(places, 70), 70))
 
 
 def test_read_into_a_long_range_in_the_middle(store: Store) -> None:

@@ -26,24 +26,32 @@ _VECTOR_BYTES: Final = 16  # of a struct iovec: address and length
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
 
+def vectors(addresses: Int64s, row_bytes: int) -> Int64s:
+    """What a `Scatter` is made of: int64, shape (rows, 2): the address and the length of each row."""
+    made = np.empty((len(addresses), 2), np.int64)
+    made[:, 0], made[:, 1] = addresses, row_bytes
+    return made
+
+
 class Scatter:
     """Consecutive rows, and where in memory each of them goes.
 
     Args:
-        addresses: int64, shape (rows,): of writable memory for `row_bytes` bytes each, which do not overlap.
+        vectors: int64, shape (rows, 2), C-contiguous: addresses of writable memory for `row_bytes` bytes,
+            which do not overlap, and that length, as `vectors` makes them.
         row_bytes: length of a row.
     """
 
-    __slots__ = ("_addresses", "nbytes", "row_bytes")
+    __slots__ = ("_vectors", "nbytes", "row_bytes")
 
-    def __init__(self, addresses: Int64s, row_bytes: int) -> None:
-        self._addresses, self.row_bytes = addresses, row_bytes
-        self.nbytes = len(addresses) * row_bytes
+    def __init__(self, vectors: Int64s, row_bytes: int) -> None:
+        self._vectors, self.row_bytes = vectors, row_bytes
+        self.nbytes = len(vectors) * row_bytes
         """Of all rows together."""
 
     def part(self, begin: int, end: int) -> Scatter:
         """Rows [begin, end)."""
-        return Scatter(self._addresses[begin:end], self.row_bytes)
+        return Scatter(self._vectors[begin:end], self.row_bytes)
 
     def read(self, fd: int, offset: int) -> int:
         """Read the rows from a file, from `offset` on, as far as it goes; returns how many bytes.
@@ -51,11 +59,9 @@ class Scatter:
         Raises:
             OSError: the file cannot be read.
         """
-        vectors = np.empty((len(self._addresses), 2), np.int64)
-        vectors[:, 0], vectors[:, 1] = self._addresses, self.row_bytes
-        begin, done = vectors.ctypes.data, 0
-        for first in range(0, len(vectors), _MOST_VECTORS):
-            count = min(_MOST_VECTORS, len(vectors) - first)
+        begin, done, rows = self._vectors.__array_interface__["data"][0], 0, len(self._vectors)
+        for first in range(0, rows, _MOST_VECTORS):
+            count = min(_MOST_VECTORS, rows - first)
             got = _read(fd, begin + first * _VECTOR_BYTES, count, offset + done)
             done += got
             if got < count * self.row_bytes:
@@ -66,13 +72,14 @@ class Scatter:
         """Copy rows from memory: C-contiguous, any dtype and shape, of `nbytes` bytes."""
         if not self.nbytes:
             return
-        first = int(self._addresses.min())
+        addresses = self._vectors[:, 0]
+        first = int(addresses.min())
         # One array over all places, an element at each byte: a single assignment reaches those meant.
-        span = int(self._addresses.max()) - first + 1
+        span = int(addresses.max()) - first + 1
         memory = (ctypes.c_char * (span - 1 + self.row_bytes)).from_address(first)
         row = np.dtype((np.void, self.row_bytes))
         places: np.ndarray[Any, Any] = np.ndarray((span,), row, memory, strides=(1,))
-        places[self._addresses - first] = rows.reshape(-1).view(np.uint8).view(row)
+        places[addresses - first] = rows.reshape(-1).view(np.uint8).view(row)
 
 
 def _read(fd: int, vectors: int, count: int, offset: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiering.stores.scatter import Scatter
+from tiering.stores.scatter import Scatter, vectors
 
 ROW_BYTES = 300
 
@@ -42,7 +42,7 @@ def test_rows_of_a_file_come_to_their_places(tmp_path: Path, rows: int) -> None:
     path = tmp_path / "rows"
     path.write_bytes(b"before" + data.tobytes() + b"behind")
     memory, addresses = places(rows)
-    scatter = Scatter(addresses, ROW_BYTES)
+    scatter = Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES)
     assert scatter.nbytes == data.nbytes
     fd = os.open(path, os.O_RDONLY)
     assert scatter.read(fd, 6) == data.nbytes
@@ -55,7 +55,7 @@ def test_a_file_that_ends_before_gives_what_it_has(tmp_path: Path) -> None:
     path.write_bytes(bytes(3 * ROW_BYTES + 5))
     _memory, addresses = places(8)
     fd = os.open(path, os.O_RDONLY)
-    assert Scatter(addresses, ROW_BYTES).read(fd, 0) == 3 * ROW_BYTES + 5
+    assert Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).read(fd, 0) == 3 * ROW_BYTES + 5
     os.close(fd)
 
 
@@ -63,23 +63,23 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     _memory, addresses = places(2)
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(IsADirectoryError):
-        Scatter(addresses, ROW_BYTES).read(fd, 0)
+        Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).read(fd, 0)
     os.close(fd)
 
 
 def test_rows_in_memory_are_copied_to_their_places() -> None:
     data = numbers(40)
     memory, addresses = places(40)
-    Scatter(addresses, ROW_BYTES).copy(data.view(np.uint16).reshape(40, 15, 10))
+    Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).copy(data.view(np.uint16).reshape(40, 15, 10))
     check(memory, addresses, data)
 
 
 def test_no_rows_are_copied_nowhere() -> None:
-    Scatter(np.empty(0, np.int64), ROW_BYTES).copy(np.empty((0, ROW_BYTES), np.uint8))
+    Scatter(np.empty((0, 2), np.int64), ROW_BYTES).copy(np.empty((0, ROW_BYTES), np.uint8))
 
 
 def test_a_part_of_the_rows_has_their_places() -> None:
     data = numbers(9)
     memory, addresses = places(9)
-    Scatter(addresses, ROW_BYTES).part(2, 7).copy(data[2:7])
+    Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).part(2, 7).copy(data[2:7])
     check(memory, addresses[2:7], data[2:7])
