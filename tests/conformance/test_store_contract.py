@@ -155,6 +155,17 @@ def test_a_reader_fills_a_buffer_or_the_places_of_rows(store: Store) -> None:
         reader(9_900, Scatter(vectors(places, 70), 70))
 
 
+def test_a_reader_tells_the_object_it_read_from_the_one_in_its_place(store: Store) -> None:
+    store.write("k", [b"old"])
+    buffer = bytearray(3)
+    before = store.reader("k")(0, memoryview(buffer))
+    assert store.reader("k")(0, memoryview(buffer)) == before
+    store.write("k", [b"new"])
+    after = store.reader("k")(0, memoryview(buffer))
+    assert buffer == b"new"
+    assert after is None or after != before
+
+
 def test_read_into_a_long_range_in_the_middle(store: Store) -> None:
     data = pattern(20 << 20)
     store.write("k", [data])

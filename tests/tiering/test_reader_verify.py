@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.corpora import memory_corpus
+from loaders import Loader
+from tests.corpora import make_corpus, memory_corpus, seen
 from tests.tiering.reader_tools import BLOCK_ROWS, alone, check_block, flip, shard_files, stage
-from tiering import Corpus, NodeCache
+from tiering import Corpus, NodeCache, open_tier
 from tiering import reader as reader_module
 from tiering.errors import Corrupt, UsageError
 from tiering.reader import BlockReader
 from tiering.stores import file_kept
+from tiering.stores.block import format_volume
 
 ROWS = range(BLOCK_ROWS)
 
@@ -97,13 +101,45 @@ def test_verify_always_means_every_read(tmp_path: Path, checks: Checks) -> None:
         assert checks.take() == len(reader.columns)
 
 
-@pytest.mark.parametrize("form", ["zstd", "zarr"])
-def test_blocks_that_lie_in_no_file_are_always_verified(tmp_path: Path, checks: Checks, form: str) -> None:
-    with memory_corpus(64, BLOCK_ROWS, 4, **({"codec": "zstd:1"} if form == "zstd" else {})) as corpus:
+@pytest.mark.parametrize("place", ["memory", "volume"])
+def test_blocks_that_are_compressed_or_on_a_volume_are_always_verified(
+    tmp_path: Path, checks: Checks, place: str
+) -> None:
+    with ExitStack() as stack:
+        if place == "memory":
+            corpus = stack.enter_context(memory_corpus(64, BLOCK_ROWS, 4, codec="zstd:1"))
+        else:
+            format_volume(tmp_path / "volume", 8 << 20)
+            tier = open_tier(f"block://{tmp_path}/volume")
+            stack.callback(tier.close)
+            corpus = make_corpus(tier, 64, BLOCK_ROWS, 4)
         reader = BlockReader(corpus)
         for _ in range(2):
             check_block(reader, 0, 0, ROWS)
             assert checks.take() == len(reader.columns)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "shm"])
+def test_block_in_memory_is_verified_once_and_anew_in_other_bytes(checks: Checks, scheme: str) -> None:
+    tier = open_tier(f"{scheme}://{secrets.token_hex(4)}")
+    try:
+        corpus = make_corpus(tier, 64, BLOCK_ROWS, 4)
+        reader, loader = BlockReader(corpus), Loader(corpus, 16)
+        for expected in (len(reader.columns), 0):
+            check_block(reader, 0, 0, ROWS)
+            assert checks.take() == expected
+        for first in (True, False):
+            seen(loader)
+            assert bool(checks.take()) == first
+        key = reader.shards["row"][0].key
+        tier.store.write(key, [bytes(tier.store.stat(key).nbytes)])
+        reader.new_epoch()
+        with pytest.raises(Corrupt, match="no good copy"):
+            check_block(reader, 0, 0, ROWS)
+    finally:
+        for info in tier.store.list():
+            tier.store.delete(info.key)
+        tier.close()
 
 
 def test_block_in_the_node_cache_is_verified_once(tmp_path: Path, checks: Checks) -> None:

@@ -1,8 +1,8 @@
 """Files that stay open between reads, because a block is read faster than a path is walked.
 
 Invariant: what is read is of the file that has the name now, or had it until it was replaced while the read
-was under way: a file that has lost its last name is not read again. At most `KEPT_FILES` of a store stay
-open; nobody closes one that another thread reads.
+was under way: a file that has lost its last name is not read again, unless it can never change. At most
+`KEPT_FILES` of a store stay open; nobody closes one that another thread reads.
 
 A file that was evicted or replaced keeps its room on the disk until it is asked for again, pushed out by
 others, or its `KeptFile` goes away; so whoever reads holds one no longer than its reads are near.
@@ -42,12 +42,12 @@ class _Open:
 
 
 class KeptFile:
-    """A file that `open_file` opens, when it is needed."""
+    """A file that `open_file` opens, when it is needed; anew once it has no name, but if it is `for_ever`."""
 
-    __slots__ = ("__weakref__", "_files", "_opened", "_reopen")
+    __slots__ = ("__weakref__", "_files", "_for_ever", "_opened", "_reopen")
 
-    def __init__(self, open_file: Callable[[], int], files: KeptFiles) -> None:
-        self._reopen, self._files = open_file, files
+    def __init__(self, open_file: Callable[[], int], files: KeptFiles, *, for_ever: bool = False) -> None:
+        self._reopen, self._files, self._for_ever = open_file, files, for_ever
         self._opened: _Open | None = None
 
     def read_into(self, offset: int, buffer: memoryview | Scatter) -> tuple[int, os.stat_result]:
@@ -60,7 +60,7 @@ class KeptFile:
             with contextlib.suppress(OSError):  # a stale handle
                 done = direct.read_into(opened.fd, offset, buffer)
                 stats = os.fstat(opened.fd)
-                if stats.st_nlink:
+                if stats.st_nlink or self._for_ever:
                     return done, stats
         opened = self._open()
         return direct.read_into(opened.fd, offset, buffer), os.fstat(opened.fd)

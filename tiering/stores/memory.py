@@ -7,13 +7,16 @@ stored and what is being written never exceed the capacity together: replacing a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import ClassVar
+
+import numpy as np
 
 from tiering.digest import Buffer
 from tiering.errors import CapacityExceeded, Conflict, NotFound
 from tiering.keys import CONTROL_BYTES, is_control, validate, validate_prefix
-from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.base import ObjectInfo, Reader, Store, check_range, total_bytes
+from tiering.stores.scatter import Scatter
 
 
 class MemoryStore(Store):
@@ -29,12 +32,25 @@ class MemoryStore(Store):
         self._control_bytes = 0
         self._reserved_bytes = 0
         self._writes = 0
+        self._itself = object()  # tells its objects from those of another store
         self._lock = threading.Lock()
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
         data, _ = self._get(key)
         check_range(self.name, key, offset, buffer.nbytes, len(data))
         buffer[:] = memoryview(data)[offset : offset + buffer.nbytes]
+
+    def reader(self, key: str) -> Reader:
+        def read(offset: int, buffer: memoryview | Scatter) -> Hashable:
+            data, etag = self._get(key)
+            check_range(self.name, key, offset, buffer.nbytes, len(data))
+            if isinstance(buffer, Scatter):
+                buffer.copy(np.frombuffer(data, np.uint8, buffer.nbytes, offset))
+            else:
+                buffer[:] = memoryview(data)[offset : offset + buffer.nbytes]
+            return self._itself, etag
+
+        return read
 
     def read(self, key: str) -> bytearray:
         return bytearray(self._get(key)[0])

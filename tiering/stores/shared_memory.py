@@ -7,7 +7,8 @@ file system either. Its connections tell it who is there: with the last one it e
 all. Files below ``/dev/shm`` would stay when the last user is killed, until somebody thought of them.
 
 The first user starts the holder: who binds the socket's name is the first. A write reserves its bytes, fills
-a memfd of its own, and hands it over; a reader gets the descriptor and so keeps the old bytes while it reads.
+a memfd of its own, and hands it over; a reader gets the descriptor and so keeps the old bytes while it reads;
+what reads many times (`Store.reader`) keeps it in between, because nobody can change a sealed object.
 
 Limits: when the holder itself is killed (by the kernel, short of memory) the objects are gone, and the next
 call says so once. An object costs a descriptor, so there are at most three quarters of the hard limit of open
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn, Self
 
@@ -43,8 +44,10 @@ from tiering.errors import (
 )
 from tiering.keys import validate, validate_prefix
 from tiering.stores import shared_memory_holder
-from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
+from tiering.stores.base import ObjectInfo, Reader, Store, check_range, total_bytes
+from tiering.stores.file_kept import KeptFile, KeptFiles
 from tiering.stores.pages import new_buffer
+from tiering.stores.scatter import Scatter
 from tiering.stores.shared_memory_holder import PACKET_BYTES, SEALS
 
 ANSWER_SECONDS: Final = 30.0
@@ -69,6 +72,7 @@ class SharedMemoryStore(Store):
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._idle: list[_Connection] = []
+        self._kept = KeptFiles()
 
     def hold(self) -> Self:
         """Another store of the same memory that is connected, and so keeps it until it is closed."""
@@ -80,6 +84,21 @@ class SharedMemoryStore(Store):
         with self._object(key) as (fd, nbytes):
             check_range(self.name, key, offset, buffer.nbytes, nbytes)
             _read(fd, offset, buffer)
+
+    def reader(self, key: str) -> Reader:
+        def open_object() -> int:
+            with self._object(key) as (fd, _):
+                return os.dup(fd)
+
+        kept = KeptFile(open_object, self._kept, for_ever=True)
+
+        def read(offset: int, buffer: memoryview | Scatter) -> Hashable:
+            done, stats = kept.read_into(offset, buffer)
+            if done < buffer.nbytes:
+                check_range(self.name, key, offset, buffer.nbytes, stats.st_size)
+            return stats.st_dev, stats.st_ino, stats.st_size, stats.st_mtime_ns
+
+        return read
 
     def read(self, key: str) -> Buffer:
         with self._object(key) as (fd, nbytes):
@@ -140,6 +159,7 @@ class SharedMemoryStore(Store):
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        self._kept.rest()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"store {self.name!r} is not pickled: each process opens its own from the Tier")
