@@ -190,8 +190,7 @@ def test_loader_passes_on_errors_of_the_tier_and_goes_on_later(
 
         loader.load_state_dict(state)
         with monkeypatch.context() as patch:
-            patch.setattr(MemoryStore, "read_into", broken)
-            patch.setattr(MemoryStore, "read", broken)
+            patch.setattr(MemoryStore, "_get", broken)
             # A shard that is not found is looked for on other tiers, of which there are none.
             with pytest.raises(OSError, match=r"no answer|no other tier"):
                 next(iter(loader))

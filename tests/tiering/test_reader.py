@@ -114,8 +114,7 @@ def test_reader_passes_on_that_a_tier_does_not_answer(
             raise Unavailable("no answer", tier="lake")
 
         with monkeypatch.context() as patch:
-            patch.setattr(MemoryStore, "read_into", silent)
-            patch.setattr(MemoryStore, "read", silent)
+            patch.setattr(MemoryStore, "_get", silent)
             for nodes in (None, cache):
                 with pytest.raises(Unavailable, match="no answer"):
                     read_all(corpus, nodes)

@@ -4,7 +4,8 @@ Invariant: only the places named are written to. Whoever makes a `Scatter` keeps
 alive until it was filled.
 
 One copy is what a row costs on its way from the page cache into a batch, and the kernel makes it (readv(2)):
-no buffer between, no pass over the rows in Python.
+no buffer between, no pass over the rows in Python. It copies long rows from memory, too (process_vm_readv(2)
+of this very process): numpy would hold the interpreter's lock for the few hundred rows of a block.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _preadv: Final = _LIBC.preadv64 if hasattr(_LIBC, "preadv64") else _LIBC.preadv
 _preadv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
 _preadv.restype = ctypes.c_ssize_t
+_copy_vectors: Final = getattr(_LIBC, "process_vm_readv", None)
+if _copy_vectors is not None:
+    _copy_vectors.argtypes = [ctypes.c_int, *2 * [ctypes.c_void_p, ctypes.c_ulong], ctypes.c_ulong]
+    _copy_vectors.restype = ctypes.c_ssize_t
+_LONG_BYTES: Final = 256  # of a row; shorter ones are copied faster by numpy
 _MOST_VECTORS: Final = os.sysconf("SC_IOV_MAX")
 _VECTOR_BYTES: Final = 16  # of a struct iovec: address and length
 
@@ -70,7 +76,7 @@ class Scatter:
 
     def copy(self, rows: np.ndarray[Any, Any]) -> None:
         """Copy rows from memory: C-contiguous, any dtype and shape, of `nbytes` bytes."""
-        if not self.nbytes:
+        if not self.nbytes or (self.row_bytes >= _LONG_BYTES and self._copy_by_kernel(rows)):
             return
         addresses = self._vectors[:, 0]
         first = int(addresses.min())
@@ -80,6 +86,20 @@ class Scatter:
         row = np.dtype((np.void, self.row_bytes))
         places: np.ndarray[Any, Any] = np.ndarray((span,), row, memory, strides=(1,))
         places[addresses - first] = rows.reshape(-1).view(np.uint8).view(row)
+
+    def _copy_by_kernel(self, rows: np.ndarray[Any, Any]) -> bool:
+        """Whether the kernel has copied the rows; it may be forbidden to, in a container."""
+        if _copy_vectors is None:
+            return False
+        rows = np.ascontiguousarray(rows)
+        to, source = (array.__array_interface__["data"][0] for array in (self._vectors, rows))
+        for first in range(0, len(self._vectors), _MOST_VECTORS):
+            count = min(_MOST_VECTORS, len(self._vectors) - first)
+            nbytes = count * self.row_bytes
+            run = (ctypes.c_size_t * 2)(source + first * self.row_bytes, nbytes)
+            if _copy_vectors(os.getpid(), to + first * _VECTOR_BYTES, count, run, 1, 0) != nbytes:
+                return False
+        return True
 
 
 def _read(fd: int, vectors: int, count: int, offset: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tiering.stores import scatter as scatter_module
 from tiering.stores.scatter import Scatter, vectors
 
 ROW_BYTES = 300
@@ -67,11 +68,31 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_rows_in_memory_are_copied_to_their_places() -> None:
-    data = numbers(40)
-    memory, addresses = places(40)
-    Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).copy(data.view(np.uint16).reshape(40, 15, 10))
+@pytest.mark.parametrize("kernel", ["copies", "refuses", "has no such call"])
+@pytest.mark.parametrize("rows", [40, os.sysconf("SC_IOV_MAX") + 3])
+def test_rows_in_memory_are_copied_to_their_places(
+    monkeypatch: pytest.MonkeyPatch, rows: int, kernel: str
+) -> None:
+    calls: list[int] = []
+    copies = scatter_module._copy_vectors
+
+    def refuses(*_arguments: object) -> int:
+        calls.append(-1)
+        return -1
+
+    def counts(*arguments: object) -> int:
+        calls.append(copies(*arguments))
+        return calls[-1]
+
+    made = {"copies": counts, "refuses": refuses, "has no such call": None}[kernel]
+    monkeypatch.setattr(scatter_module, "_copy_vectors", made)
+    data = numbers(rows)
+    memory, addresses = places(rows)
+    Scatter(vectors(addresses, ROW_BYTES), ROW_BYTES).copy(data.view(np.uint16).reshape(rows, 15, 10))
     check(memory, addresses, data)
+    if kernel == "copies" and min(calls) >= 0:  # else it is forbidden here
+        assert sum(calls) == data.nbytes
+    assert bool(calls) == (kernel != "has no such call")
 
 
 def test_no_rows_are_copied_nowhere() -> None:
