@@ -1,24 +1,23 @@
 """What all feeds do: put the reads of the windows that come, ahead of the batches that need them.
 
-Invariant: one thread at a time puts reads, the caller's or one of `loaders.reads` ahead of it; the caller's
-puts those that its next batch needs and waits for nobody else's.
+Invariant: one thread at a time puts reads: one of `loaders.reads`, ahead of the caller, or the caller's own
+where those of its next batch are not put yet.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from loaders.reads import Reading, Reads
 from loaders.slots import Batch
+from tiering.closing import Closing
 
 
-class Feed(ABC):
+class Feed(Closing):
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:
@@ -36,14 +35,6 @@ class Feed(ABC):
         self._unread: deque[Reading] = deque()  # by position
         self._ready = start  # windows that begin before have been put
         self._reads = Reads(read, self._load, threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop reading; when this returns, nothing is written to any more. Idempotent."""

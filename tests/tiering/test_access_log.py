@@ -125,6 +125,42 @@ def test_access_log_that_cannot_be_written_is_told_once(
     ]
 
 
+def test_access_log_that_cannot_be_opened_again_leaves_files_of_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AccessLog(tmp_path / "log", 400)
+    log.add(DIGEST, 1, hit=True)
+    opens, others = log._open, []
+
+    def once() -> int:
+        if others:
+            raise PermissionError(13, "Permission denied")
+        return opens()
+
+    def retired(_fd: int) -> bool:
+        others.append(None)
+        return True
+
+    closed = os.close
+
+    def close(fd: int) -> None:
+        closed(fd)
+        if others and others[-1] is None:  # somebody takes the number at once
+            others[-1] = (tmp_path / "other").open("wb")
+            assert others[-1].fileno() == fd
+
+    monkeypatch.setattr(log, "_open", once)
+    monkeypatch.setattr(log, "_retire", retired)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        for number in range(9):
+            log.add(DIGEST, number, hit=True)
+    assert ["Permission denied" in record.message for record in caplog.records] == [True]
+    with others[0] as other:
+        other.write(b"as it was")
+    assert (tmp_path / "other").read_bytes() == b"as it was"
+
+
 def test_access_log_on_a_full_disk_stops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = AccessLog(tmp_path / "log")
     log.path.symlink_to("/dev/full")

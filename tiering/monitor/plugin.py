@@ -30,6 +30,8 @@ NAME = "tiering"
 """Name of both plugins, of the metric, of the event topic and of the dashboard page."""
 
 SAMPLE_SECONDS = 1.0
+END_SECONDS = 5.0
+"""How long the end of `watch` waits for its last report to arrive."""
 KEPT_DEPARTED = 256
 """Processes without a worker that are kept apart; older ones are in one sum."""
 
@@ -202,7 +204,7 @@ def watch(client: Client, every_seconds: float = SAMPLE_SECONDS) -> Iterator[str
         yield page
     finally:
         ended.set()
-        sender.join()
+        sender.join(END_SECONDS)
 
 
 def observe(client: Client) -> Observed:

@@ -36,15 +36,15 @@ opens its own from its `Tier`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
+from tiering.closing import Closing
 from tiering.digest import Buffer
 from tiering.errors import Corrupt, UsageError
 from tiering.stores.pages import new_buffer
@@ -89,7 +89,7 @@ class Strays:
     """What can leave unfinished writes here that nothing can list, and what ends them; mostly empty."""
 
 
-class Store(ABC):
+class Store(Closing):
     """Keys to bytes; see the module for the promises."""
 
     kind: ClassVar[str]
@@ -193,14 +193,6 @@ class Store(ABC):
     def close(self) -> None:
         """Give back what the store holds open; later calls may fail. Idempotent."""
         return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

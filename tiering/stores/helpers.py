@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
+
+from tiering.closing import Closing
 
 T = TypeVar("T")
 
 
-class Helpers:
+class Helpers(Closing):
     """A few threads, started when they are needed; the end of the ``with`` waits for them.
 
     Args:
@@ -46,11 +47,3 @@ class Helpers:
     def close(self) -> None:
         """Wait for what is running."""
         self._pool.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -36,9 +36,7 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
-        data, _ = self._get(key)
-        check_range(self.name, key, offset, buffer.nbytes, len(data))
-        buffer[:] = memoryview(data)[offset : offset + buffer.nbytes]
+        self.reader(key)(offset, buffer)
 
     def reader(self, key: str) -> Reader:
         def read(offset: int, buffer: memoryview | Scatter) -> Hashable:

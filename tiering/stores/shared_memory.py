@@ -86,11 +86,7 @@ class SharedMemoryStore(Store):
             _read(fd, offset, buffer)
 
     def reader(self, key: str) -> Reader:
-        def open_object() -> int:
-            with self._object(key) as (fd, _):
-                return os.dup(fd)
-
-        kept = KeptFile(open_object, self._kept, for_ever=True)
+        kept = KeptFile(lambda: self._open(key)[0], self._kept, for_ever=True)
 
         def read(offset: int, buffer: memoryview | Scatter) -> Hashable:
             done, stats = kept.read_into(offset, buffer)
@@ -169,15 +165,19 @@ class SharedMemoryStore(Store):
 
     @contextlib.contextmanager
     def _object(self, key: str) -> Iterator[tuple[int, int]]:
-        """A descriptor of the object's bytes, and how many they are."""
-        validate(key)
-        with self._connection() as connection:
-            nbytes = connection.ask(key, do="get", key=key)["nbytes"]
-            fd = connection.take_fd()
+        """As `_open`, closed at the end."""
+        fd, nbytes = self._open(key)
         try:
             yield fd, nbytes
         finally:
             os.close(fd)
+
+    def _open(self, key: str) -> tuple[int, int]:
+        """A descriptor of the object's bytes, and how many they are."""
+        validate(key)
+        with self._connection() as connection:
+            nbytes: int = connection.ask(key, do="get", key=key)["nbytes"]
+            return connection.take_fd(), nbytes
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[_Connection]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +291,29 @@ def test_process_that_is_watched_is_counted_while_it_runs_and_at_its_end() -> No
         assert rows() == 7
         events = client.get_events(NAME)
         assert not [event for _, event in events if "counters" in event]  # which the scheduler would keep
+
+
+def test_watched_process_does_not_wait_for_a_scheduler_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiering.monitor.plugin.END_SECONDS", 0.2)
+    told = tmp_path / "scheduler.json"
+    words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words, "--scheduler-file", str(told)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
+        try:
+            with Client(scheduler_file=str(told), timeout=WAIT_SECONDS) as client:
+                with watch(client, every_seconds=0.02):
+                    scheduler.send_signal(signal.SIGSTOP)
+                    COUNTERS.add_loaded(3, 100, 10)
+                senders = [each for each in threading.enumerate() if each.name == "tiering-monitor"]
+                assert len(senders) == 1  # it hangs, and nobody waits for it
+                scheduler.send_signal(signal.SIGCONT)
+                senders[0].join(WAIT_SECONDS)
+                assert not senders[0].is_alive()
+        finally:
+            scheduler.send_signal(signal.SIGCONT)
+            scheduler.terminate()
 
 
 def test_watched_process_goes_on_when_the_cluster_is_gone(caplog: pytest.LogCaptureFixture) -> None:
