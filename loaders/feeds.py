@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
@@ -63,6 +64,14 @@ class Feeds:
         planner = PiecePlanner(order, epoch, lanes, start, stop)
         blocks = WholeBlocks(self.reader, order.shard_rows, len(lanes) + 1)
         return HostFeed(planner, [blocks], self._buffers, start, stop, step, ahead, self._threads)
+
+    def place(self) -> AbstractContextManager[Any]:
+        """Where this thread's batches are made, to be entered by another that works on them."""
+        if self._device == "cpu":
+            return nullcontext()
+        from loaders.gpu_device import same_stream
+
+        return same_stream(self._device)
 
     def _slots_for(self, order: Order, lanes: range) -> Slots:
         if self._slots is None:

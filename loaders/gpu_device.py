@@ -87,11 +87,7 @@ def open_device(name: str) -> Device:
     Raises:
         UsageError: the name has another form, or there is no such GPU, driver, cupy or kvikio here.
     """
-    found = re.fullmatch(r"cuda:(\d{1,4})", name)
-    if not found:
-        hint = "Use 'cpu', or 'cuda:0' for the first GPU; each rank names its own"
-        raise UsageError(f"device = {name!r} is no device", hint=hint)
-    number = int(found[1])
+    number = _number(name)
     _check_driver(name)
     cupy = _module(name, "cupy")
     try:
@@ -102,6 +98,40 @@ def open_device(name: str) -> Device:
         hint = f"Use 'cuda:0' to 'cuda:{count - 1}'" if count else _INSTALL
         raise UsageError(f"device = {name!r}: this process sees {count} GPU(s)", hint=hint)
     return _Cuda(number, cupy, _module(name, "kvikio"), _module(name, "kvikio.defaults"))
+
+
+def same_stream(name: str) -> AbstractContextManager[Any]:
+    """For another thread: to work on the GPU ``cuda:N`` on the stream that is current in this one."""
+    cupy, number = _module(name, "cupy"), _number(name)
+    with cupy.cuda.Device(number):
+        stream = cupy.cuda.get_current_stream()
+    return _using(cupy, number, stream)
+
+
+def on_stream(name: str, address: int) -> AbstractContextManager[Any]:
+    """To have batches of the GPU ``cuda:N`` made on a stream of another library, and their memory used again
+    by what comes later on that stream alone.
+
+    Args:
+        name: of the GPU.
+        address: the stream's ``cudaStream_t``; 0 is the legacy default stream.
+    """
+    cupy, number = _module(name, "cupy"), _number(name)
+    return _using(cupy, number, cupy.cuda.ExternalStream(address, number))
+
+
+@contextmanager
+def _using(cupy: Any, number: int, stream: Any) -> Iterator[None]:
+    with cupy.cuda.Device(number), stream:
+        yield
+
+
+def _number(name: str) -> int:
+    found = re.fullmatch(r"cuda:(\d{1,4})", name)
+    if not found:
+        hint = "Use 'cpu', or 'cuda:0' for the first GPU; each rank names its own"
+        raise UsageError(f"device = {name!r} is no device", hint=hint)
+    return int(found[1])
 
 
 def _check_driver(name: str) -> None:

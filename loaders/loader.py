@@ -140,7 +140,7 @@ class Loader:
             raise UsageError("per_row needs batches that have rows", hint="Use collate='arrow' or 'pad'")
         self.drop_last = drop_last
         self._threads = threads_of(prefetch)
-        self._device = device
+        self.device = device
         self._columns = columns
         self._cache = cache
         self._verify = verify
@@ -196,7 +196,9 @@ class Loader:
             feed = self._feeds.open(self._order, epoch, lanes, position, end, self._step)
             stack.enter_context(feed)
             self._feed = feed
-            self._working = working = self._work.begin(self._gathered(feed, epoch, position, end))
+            self._working = working = self._work.begin(
+                self._gathered(feed, epoch, position, end), self._feeds.place
+            )
             stack.callback(working.close)
             while self._feed is feed and self._process == os.getpid():
                 (rows, self._digest), handed_out = next(working)
@@ -348,7 +350,7 @@ class Loader:
             self._columns,
             self._cache,
             self._verify,
-            self._device,
+            self.device,
             self._threads,
             ragged=self._is_arrow,
         )

@@ -51,6 +51,32 @@ def to_torch(batch: Any) -> Any:
     return batch
 
 
+def tensors(loader: Loader) -> Iterator[Any]:
+    """The batches of one epoch as tensors.
+
+    Those of a GPU are made on the stream that is torch's current one when the batch is asked for, and as with
+    torch's own memory, what else reads them must be over, or waited for by that stream, before they are let
+    go: another batch takes their memory.
+    """
+    if loader.device == "cpu":
+        return map(to_torch, loader)
+    return _gpu_tensors(loader)
+
+
+def _gpu_tensors(loader: Loader) -> Iterator[Any]:
+    from loaders.gpu_device import on_stream
+
+    batches = iter(loader)
+    while True:
+        with on_stream(loader.device, torch.cuda.current_stream(loader.device).cuda_stream):
+            try:
+                batch = to_torch(next(batches))
+            except StopIteration:
+                return
+        yield batch
+        del batch  # or its memory could not be the next one's
+
+
 class TorchDataset(IterableDataset):  # type: ignore[misc]
     """A loader as an iterable dataset of whole batches, for ``DataLoader(dataset, batch_size=None)``.
 
@@ -70,7 +96,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         self._share: Loader | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        return map(to_torch, self._own())
+        return tensors(self._own())
 
     def __len__(self) -> int:
         """Batches of an epoch without workers; with them at most as many."""
@@ -172,7 +198,7 @@ class TorchLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = self._from_workers() if self.num_workers else map(to_torch, self.loader)
+        batches = self._from_workers() if self.num_workers else tensors(self.loader)
         return map(_pinned, batches) if self._pins else batches
 
     @property

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
@@ -24,6 +25,7 @@ _AHEAD: Final = 2  # batches for each worker: one that it works on, one that it 
 
 Batches = Iterator[tuple[Any, Any]]
 """Rows, and the batch."""
+Place = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,13 @@ class Work:
         if self.transform is not None and self.workers and self.worker == "process":
             pickled_transform(self.transform)
 
-    def begin(self, batches: Batches) -> Working:
-        """Results of batches, as they are asked for. Close it."""
+    def begin(self, batches: Batches, place: Place = nullcontext) -> Working:
+        """Results of batches, as they are asked for. Close it.
+
+        Args:
+            batches: to transform.
+            place: called where a batch was made; what it returns is entered by the thread that transforms it.
+        """
         if self.transform is None:
             return Working(batches)
         if not self.workers:
@@ -58,7 +65,7 @@ class Work:
             return Here(batches, lambda batch: apply(transform, per_row, batch))
         pool: _Pool
         if self.worker == "thread":
-            pool = _ThreadPool(self.transform, self.per_row, self.workers)
+            pool = _ThreadPool(self.transform, self.per_row, self.workers, place)
         else:
             pool = ProcessPool(self.transform, self.per_row, self.workers)
         return Ahead(batches, pool, _AHEAD * self.workers)
@@ -153,13 +160,13 @@ class Ahead(Working):
 
 
 class _ThreadPool:
-    def __init__(self, transform: Transform, per_row: bool, count: int) -> None:
+    def __init__(self, transform: Transform, per_row: bool, count: int, place: Place) -> None:
         self._owner = os.getpid()
-        self._transform, self._per_row = transform, per_row
+        self._transform, self._per_row, self._place = transform, per_row, place
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="tiering-transform")
 
     def submit(self, batch: Any) -> Future[Any]:
-        return self._threads.submit(apply, self._transform, self._per_row, batch)
+        return self._threads.submit(self._apply, self._place(), batch)
 
     def is_done(self, ticket: Future[Any]) -> bool:
         return ticket.done()
@@ -170,6 +177,10 @@ class _ThreadPool:
     def close(self) -> None:
         if self._owner == os.getpid():  # in a forked child there are no threads to end
             self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _apply(self, place: AbstractContextManager[Any], batch: Any) -> Any:
+        with place:
+            return apply(self._transform, self._per_row, batch)
 
 
 def _raises(error: Exception) -> Callable[[], Any]:

@@ -1,5 +1,7 @@
 """The loader on a real GPU, with cupy and kvikio, against the loader on the host."""
 
+import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +10,13 @@ import pytest
 
 from loaders import Loader
 from loaders.gpu import CudaSlots
-from loaders.gpu_device import open_device
-from tiering import Corpus, ingest, open_tier
-from tiering.errors import Corrupt, UsageError
+from tests.gpu.cuda import COLUMNS, cupy, make
+from tiering.errors import CapacityExceeded, Corrupt, UsageError
 from tiering.reader import BlockReader
 
+__all__ = ["cupy"]
+
 pytestmark = pytest.mark.gpu
-
-ROWS = 5000
-COLUMNS: dict[str, np.ndarray[Any, Any]] = {
-    "tokens": np.random.default_rng(3).integers(0, 1 << 16, (ROWS, 512), dtype=np.uint16),
-    "label": np.arange(ROWS, dtype=np.int64),
-    "mask": np.random.default_rng(5).integers(0, 2, (ROWS, 3, 5)).astype(np.bool_),
-    "weight": np.random.default_rng(7).random(ROWS).astype(np.float16),
-}
-
-
-@pytest.fixture(scope="module")
-def cupy() -> Any:
-    try:
-        open_device("cuda:0")
-    except UsageError as error:
-        pytest.skip(error.message)
-    return pytest.importorskip("cupy")
-
-
-def make(folder: Path, codec: str | None = None) -> Corpus:
-    tier = open_tier(folder, name="lake")
-    return ingest(COLUMNS, tier, "web", shard_size="512KiB", block_rows=64, codec=codec, progress=False)
 
 
 @pytest.mark.parametrize("codec", [None, "zstd:1"])
@@ -94,9 +75,60 @@ def test_a_damaged_shard_never_reaches_the_gpu(cupy: Any, tmp_path: Path) -> Non
             pass
 
 
-def test_batches_go_to_torch_without_a_copy(cupy: Any, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    batch = next(iter(Loader(make(tmp_path / "lake"), 128, columns=["label"], device="cuda:0")))
-    label = torch.from_dlpack(batch["label"])
-    assert label.data_ptr() == batch["label"].data.ptr
-    assert label.tolist() == cupy.asnumpy(batch["label"]).tolist()
+@pytest.mark.parametrize("worker_threads", [0, 2])
+def test_transforms_work_on_the_stream_of_their_batch(cupy: Any, tmp_path: Path, worker_threads: int) -> None:
+    threads = set()
+    busy = cupy.ones((4096, 4096), cupy.float32)
+
+    def shift(batch: Any) -> Any:
+        threads.add(threading.get_ident())
+        return {"tokens": batch["tokens"] + 1, "label": batch["label"]}
+
+    corpus = make(tmp_path / "lake")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        kept = []
+        for batch in Loader(corpus, 128, device="cuda:0", transform=shift, workers=worker_threads):
+            for _ in range(20):
+                busy *= 1.0
+            kept.append(batch)
+        stream.synchronize()
+    assert (threading.get_ident() in threads) == (worker_threads == 0)
+    for left, right in zip(Loader(corpus, 128), kept, strict=True):
+        np.testing.assert_array_equal(cupy.asnumpy(right["tokens"]), left["tokens"] + 1)
+        np.testing.assert_array_equal(cupy.asnumpy(right["label"]), left["label"])
+
+
+def test_a_second_gpu_that_is_not_there_is_named(cupy: Any, tmp_path: Path) -> None:
+    count = cupy.cuda.runtime.getDeviceCount()
+    loader = Loader(make(tmp_path / "lake"), 128, device=f"cuda:{count}")
+    with pytest.raises(UsageError, match=rf"this process sees {count} GPU"):
+        next(iter(loader))
+
+
+def test_memory_of_the_gpu_is_given_back(cupy: Any, tmp_path: Path) -> None:
+    corpus = make(tmp_path / "lake")
+    pool = cupy.get_default_memory_pool()
+
+    def used() -> int:
+        for _batch in Loader(corpus, 128, device="cuda:0"):
+            pass
+        gc.collect()
+        cupy.cuda.Device().synchronize()
+        return int(pool.used_bytes())
+
+    first = used()
+    assert [used() for _ in range(5)] == [first] * 5
+
+
+def test_a_full_gpu_is_a_typed_error(cupy: Any, tmp_path: Path) -> None:
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    loader = Loader(make(tmp_path / "lake"), 128, device="cuda:0")
+    pool.set_limit(size=pool.total_bytes() + (64 << 10))
+    try:
+        with pytest.raises(CapacityExceeded, match="cuda:0 has no room"):
+            next(iter(loader))
+    finally:
+        pool.set_limit(size=0)
+    assert next(iter(loader))["label"].shape == (128,)

@@ -1,0 +1,197 @@
+"""Batches in GPU memory, of files in the page cache, beside what the bus and kvikio carry, and beside torch.
+
+Every feed gives the same rows in batches of 256, shuffled, and is measured until its last batch is on the
+GPU; rounds are interleaved, and ratios are medians within a round. `h2d` copies page-locked memory in pieces
+of a block; `kvikio` reads whole shards by `CuFile.pread`. `loader` reads by kvikio into slots on the GPU,
+`pinned` is the host loader through `TorchLoader(pin_memory=True)`; `torch` gathers each batch from a memmap
+and pins it. `training` has a step of matrix products for each batch: its time alone over that with the feed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cupy
+import kvikio
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, RandomSampler
+
+from loaders import Loader
+from loaders.torch import TorchLoader
+from tiering import Corpus, ingest, open_tier
+
+ROWS, WIDTH, BATCH, ROUNDS = 262_144, 2049, 256, 5
+STEP_SIZES = (2048, 4096)
+"""Sides of the square bf16 products of a step; the smaller takes about as long as a batch."""
+STEP_BATCHES = 600
+
+Feed = Callable[[], Iterator[Any]]
+
+
+def run(rows: int = ROWS) -> dict[str, object]:
+    """Rates in thousands of rows a second, and ratios."""
+    tokens = np.random.default_rng(1).zipf(1.3, (rows, WIDTH)).clip(max=50_000).astype(np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        tier = open_tier(Path(folder, "nvme"), name="nvme")
+        raw = ingest({"tokens": tokens}, tier, "raw", progress=False)
+        zstd = ingest({"tokens": tokens}, tier, "zstd", codec="zstd:1", progress=False)
+        tokens.tofile(Path(folder, "tokens"))
+        memmap = np.memmap(Path(folder, "tokens"), np.uint16, "r", shape=tokens.shape)
+        feeds = make_feeds(raw, zstd, memmap)
+        check(feeds, tokens[:, 7].astype(np.int64).sum() if rows % BATCH == 0 else None)
+        copy, read = bounds(raw, tokens.nbytes)
+        seconds = interleaved(
+            {name: lambda feed=feed: drain(feed) for name, feed in feeds.items()}
+            | {"h2d": copy, "kvikio": read}
+        )
+        return {
+            "gpu": torch.cuda.get_device_name(0),
+            "megabytes": tokens.nbytes >> 20,
+            "thousand_rows_per_second": {
+                name: round(rows / 1e3 / median(times)) for name, times in seconds.items()
+            },
+            "gigabytes_per_second": {
+                name: round(tokens.nbytes / 1e9 / median(times), 2) for name, times in seconds.items()
+            },
+            "ratios": {
+                f"{name}_to_{bound}": ratio(seconds[bound], seconds[name])
+                for name, bound in [
+                    ("loader", "kvikio"),
+                    ("loader", "h2d"),
+                    ("loader", "torch"),
+                    ("loader_zstd", "loader"),
+                    ("pinned", "h2d"),
+                    ("pinned", "torch"),
+                    ("pinned", "host"),
+                    ("kvikio", "h2d"),
+                ]
+            },
+            "training": [training(feeds, side) for side in STEP_SIZES],
+        }
+
+
+def make_feeds(raw: Corpus, zstd: Corpus, memmap: np.ndarray[Any, Any]) -> dict[str, Feed]:
+    """Each gives the batches of an epoch."""
+    direct, decoded = (
+        TorchLoader(Loader(raw, BATCH, device="cuda:0")),
+        TorchLoader(Loader(zstd, BATCH, device="cuda:0")),
+    )
+    pinned = TorchLoader(Loader(raw, BATCH), pin_memory=True)
+    pinned_zstd = TorchLoader(Loader(zstd, BATCH), pin_memory=True)
+
+    def by_torch() -> Iterator[Any]:
+        for rows in BatchSampler(RandomSampler(range(len(memmap))), BATCH, drop_last=True):
+            yield torch.from_numpy(memmap[rows]).pin_memory().to("cuda:0", non_blocking=True)
+
+    def moved(loader: Any) -> Feed:
+        return lambda: (batch["tokens"].to("cuda:0", non_blocking=True) for batch in loader)
+
+    return {
+        "loader": lambda: (batch["tokens"] for batch in direct),
+        "loader_zstd": lambda: (batch["tokens"] for batch in decoded),
+        "pinned": moved(pinned),
+        "pinned_zstd": moved(pinned_zstd),
+        "host": lambda: (batch["tokens"] for batch in TorchLoader(Loader(raw, BATCH))),
+        "torch": by_torch,
+    }
+
+
+def bounds(corpus: Corpus, nbytes: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Copies of page-locked memory and reads of the corpus's files, of as many bytes as an epoch has."""
+    block = corpus.layout.block_rows * WIDTH * 2
+    pinned, device = (
+        torch.empty(16, block, dtype=torch.uint8, pin_memory=True),
+        torch.empty(16, block, dtype=torch.uint8, device="cuda:0"),
+    )
+
+    def copy() -> None:
+        for number in range(nbytes // block):
+            device[number % 16].copy_(pinned[number % 16], non_blocking=True)
+        torch.cuda.synchronize()
+
+    root = Path(corpus.tier.url.removeprefix("file://"), corpus.name)
+    keys = [root / key for key in corpus.manifest["key"].to_pylist()]
+    files = [kvikio.CuFile(path) for path in keys]
+    sizes = [path.stat().st_size for path in keys]
+    target = cupy.empty(max(sizes), np.uint8)
+
+    def read() -> None:
+        for file, size in zip(files, sizes, strict=True):
+            file.pread(target[:size], size).get()
+
+    return copy, read
+
+
+def check(feeds: dict[str, Feed], expected: int | None) -> None:
+    """Every feed gives every row once; also its first epoch, which the measured ones do not have."""
+    for name, feed in feeds.items():
+        found = sum(int(batch[:, 7].to(torch.int64).sum()) for batch in feed())
+        if expected is not None and found != expected:
+            raise RuntimeError(f"{name} gave other rows")
+
+
+def drain(feed: Feed) -> None:
+    """An epoch, until the GPU has it."""
+    for _batch in feed():
+        pass
+    torch.cuda.synchronize()
+
+
+def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(ROUNDS + 1):
+        for name, call in calls.items():
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            call()
+            if number:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def training(feeds: dict[str, Feed], side: int) -> dict[str, object]:
+    """How much of the time of a step without data remains useful with each feed, on a stream of its own."""
+    weights = torch.randn(side, side, dtype=torch.bfloat16, device="cuda:0")
+
+    def steps(feed: Feed | None) -> None:
+        with torch.cuda.stream(stream):
+            batches: Iterator[Any] = iter(feed()) if feed else iter([None] * STEP_BATCHES)
+            for _, batch in zip(range(STEP_BATCHES), batches, strict=False):
+                for _ in range(4):
+                    torch.mm(weights, weights, out=out)
+                if batch is not None:
+                    batch.sum(dtype=torch.int64) if batch.dtype != torch.uint16 else batch.view(
+                        torch.int16
+                    ).sum()
+            stream.synchronize()
+
+    stream, out = torch.cuda.Stream(), torch.empty_like(weights)
+    names = ["loader", "loader_zstd", "pinned", "pinned_zstd", "torch"]
+    seconds = interleaved(
+        {"alone": lambda: steps(None)} | {name: lambda name=name: steps(feeds[name]) for name in names}
+    )
+    return {
+        "side": side,
+        "milliseconds_per_step": round(median(seconds["alone"]) / STEP_BATCHES * 1e3, 3),
+        "share_of_time_in_steps": {name: ratio(seconds["alone"], seconds[name]) for name in names},
+    }
+
+
+def ratio(bound: list[float], own: list[float]) -> float:
+    """Median of how much of the bound is reached."""
+    return round(median(b / o for b, o in zip(bound, own, strict=True)), 3)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=ROWS)
+    print(json.dumps(run(parser.parse_args().rows), indent=2))
