@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from tiering.layout.zarr import ZarrColumn
 
+NewArray = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 _LOOKED_AT: Final = 4  # of those handed out, the first ones; a caller that keeps some of them may have more
 
 
@@ -25,8 +26,8 @@ class BatchBuffer:
 
     __slots__ = ("addresses", "arrays")
 
-    def __init__(self, columns: Sequence[ZarrColumn], rows: int) -> None:
-        self.arrays = {column.name: np.empty((rows, *column.shape), column.dtype) for column in columns}
+    def __init__(self, columns: Sequence[ZarrColumn], rows: int, new: NewArray = np.empty) -> None:
+        self.arrays = {column.name: new((rows, *column.shape), column.dtype) for column in columns}
         """By column, shape ``[rows, *shape]``. Callers get views of them, never these."""
         self.addresses = {
             name: int(array.__array_interface__["data"][0]) for name, array in self.arrays.items()
@@ -54,10 +55,12 @@ class BatchBuffers:
         columns: of the batches.
         rows: of the largest batch.
         most: how many of those handed out are remembered, to be used again.
+        new: makes an array, given shape and dtype, that is no view of another array.
     """
 
-    def __init__(self, columns: Sequence[ZarrColumn], rows: int, most: int) -> None:
+    def __init__(self, columns: Sequence[ZarrColumn], rows: int, most: int, new: NewArray = np.empty) -> None:
         self.rows = rows
+        self._new = new
         self._columns = tuple(columns)
         self._lent: deque[BatchBuffer] = deque(maxlen=most)
 
@@ -68,7 +71,7 @@ class BatchBuffers:
             if buffer.is_free():
                 return buffer
             self._lent.append(buffer)
-        return BatchBuffer(self._columns, self.rows)
+        return BatchBuffer(self._columns, self.rows, self._new)
 
     def give(self, buffer: BatchBuffer) -> None:
         """Take back a buffer, which its arrays' users may still look at and write to."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
@@ -19,6 +21,10 @@ from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import UsageError
 from tiering.reader import BlockReader
+
+if TYPE_CHECKING:
+    from loaders.gpu import Gpu
+    from loaders.gpu_feed import GpuFeed
 
 BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
 
@@ -49,21 +55,27 @@ class Feeds:
         self._device, self._threads = device, threads
         self._buffers: BatchBuffers | None = None
         self._slots: Slots | None = None
+        self._gpu: Gpu | None = None
         self._made_for: tuple[Order, int] | None = None
 
-    def open(self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int) -> Feed:
+    def open(
+        self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int
+    ) -> Feed | GpuFeed:
         """A feed of positions [start, stop) of some lanes, `step` positions a batch."""
         if self._made_for is None or self._made_for[0] is not order or self._made_for[1] != step:
             self._buffers = self._slots = None
             self._made_for = order, step
-        if self._ragged or self._device != "cpu":
+        gpu = None if self._device == "cpu" else self._open_gpu()
+        if self._ragged or (gpu is not None and gpu.direct):
             return WindowFeed(order, self._slots_for(order, lanes), epoch, lanes, start, stop, self._threads)
         ahead = batches_ahead(order, step)
         if self._buffers is None:
-            self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, ahead + BATCHES_KEPT)
+            new = np.empty if gpu is None else gpu.device.page_locked
+            self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, ahead + BATCHES_KEPT, new)
         planner = PiecePlanner(order, epoch, lanes, start, stop)
         blocks = WholeBlocks(self.reader, order.shard_rows, len(lanes) + 1)
-        return HostFeed(planner, [blocks], self._buffers, start, stop, step, ahead, self._threads)
+        feed = HostFeed(planner, [blocks], self._buffers, start, stop, step, ahead, self._threads)
+        return feed if gpu is None else gpu.feed(feed, stop, step)
 
     def place(self) -> AbstractContextManager[Any]:
         """Where this thread's batches are made, to be entered by another that works on them."""
@@ -79,10 +91,15 @@ class Feeds:
             if self._ragged:
                 self._slots = ArrowSlots(self.reader, count)
             else:
-                from loaders.gpu import CudaSlots
-
-                self._slots = CudaSlots(self.reader, count, self._device)
+                self._slots = self._open_gpu().slots(count)
         return self._slots
+
+    def _open_gpu(self) -> Gpu:
+        if self._gpu is None:
+            from loaders.gpu import Gpu
+
+            self._gpu = Gpu(self.reader, self._device)
+        return self._gpu
 
 
 def threads_of(prefetch: int | str) -> int | None:

@@ -1,4 +1,6 @@
-"""Slots in device memory, which kvikio fills from files without a copy in Python.
+"""How batches come to a GPU: by slots in its memory that kvikio fills from files, where that is direct.
+
+Elsewhere, without GPUDirect Storage and for compressed blocks, `loaders.gpu_feed` copies what the host read.
 
 Invariant: no byte reaches a slot before it was verified, and no slot is overwritten before the gathers that
 read it have completed. Which way blocks take is counted and told, never assumed.
@@ -26,6 +28,8 @@ from typing import Any, Final
 import numpy as np
 
 from loaders.gpu_device import Bytes, Device, Event, RawFiles, open_device
+from loaders.gpu_feed import GpuFeed
+from loaders.host import HostFeed
 from loaders.slots import Batch
 from tiering.errors import Corrupt, NotFound, TieringError
 from tiering.layout.base import PAGE_BYTES
@@ -51,23 +55,62 @@ class ReadPath:
     """Whether kvikio itself goes through host memory, so that ``direct`` is without GPUDirect Storage."""
 
 
+class Gpu:
+    """A device, and how the batches of one loader come to it.
+
+    Args:
+        reader: of the corpus.
+        name: ``cuda:N``.
+        mixed: whether the loader mixes corpora, this one first.
+
+    Attributes:
+        direct: whether blocks go to the device as they are in their files, by GPUDirect Storage.
+
+    Raises:
+        UsageError: no such device, or what it needs is missing here.
+    """
+
+    def __init__(self, reader: BlockReader, name: str, *, mixed: bool = False) -> None:
+        self.device = open_device(name)
+        self._reader = reader
+        why = "corpora are mixed there" if mixed else _why_never_direct(reader)
+        if why is None and self.device.compat:
+            why = "kvikio is in compatibility mode: no GPUDirect Storage"
+        self.direct = why is None
+        if why is not None:
+            told = "%s, corpus %r: the host reads into page-locked memory, from where batches are copied; %s"
+            log.warning(told, name, reader.corpus.name, why)
+
+    def array(self, values: np.ndarray[Any, Any]) -> Any:
+        """A copy on the device."""
+        with self.device.active():
+            return self.device.arrays.asarray(values)
+
+    def slots(self, count: int) -> CudaSlots:
+        """Slots that blocks are read to directly."""
+        return CudaSlots(self._reader, count, self.device)
+
+    def feed(self, feed: HostFeed, stop: int, step: int) -> GpuFeed:
+        """The batches of a feed on this device."""
+        return GpuFeed(feed, self.device, stop, step)
+
+
 class CudaSlots:
     """Slots on a device; see `loaders.slots.Slots`.
 
     Args:
         reader: of the corpus.
         count: how many slots.
-        device: ``cuda:N``, or a device for tests.
+        device: where they are.
 
     Raises:
-        UsageError: no such device, or what it needs is missing here.
         CapacityExceeded: it has no room for the slots.
     """
 
-    def __init__(self, reader: BlockReader, count: int, device: str | Device) -> None:
+    def __init__(self, reader: BlockReader, count: int, device: Device) -> None:
         self.count = count
         self._reader = reader
-        self._device = open_device(device) if isinstance(device, str) else device
+        self._device = device
         self._columns = {column.name: _Column(column, reader) for column in reader.columns}
         with self._device.active():
             self._memory = {
@@ -215,12 +258,19 @@ def aligned_rows(rows: int, row_bytes: int) -> int:
     return aligned if aligned * 8 <= rows * 9 else rows
 
 
-def _why_not_direct(reader: BlockReader) -> str:
+def _why_never_direct(reader: BlockReader) -> str | None:
     corpus = reader.corpus
     if corpus.format != "zarr":
         return f"the corpus is in the format {corpus.format!r}"
     if corpus.layout.codec is not None:
-        return f"they are compressed ({corpus.layout.codec})"
+        return f"blocks are compressed ({corpus.layout.codec})"
+    return None
+
+
+def _why_not_direct(reader: BlockReader) -> str:
+    corpus = reader.corpus
+    if why := _why_never_direct(reader):
+        return why
     if corpus.tier.encrypted:
         return f"tier {corpus.tier.name!r} is encrypted, and their shard is in no node cache"
     return f"their shard is in no node cache, and has no file on {corpus.tier.kind} tier {corpus.tier.name!r}"

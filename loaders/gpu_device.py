@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,10 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 class Event(Protocol):
     """A point in a stream's work, as of cupy."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream has passed it."""
 
     def synchronize(self) -> Any:
         """Wait until the stream has passed it."""
@@ -77,6 +83,29 @@ class Device(Protocol):
     def copy(self, host: Bytes, memory: Any) -> None:
         """Fill device memory from page-locked memory of the same length; done when it returns."""
 
+    def page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """An array in page-locked host memory, with any content, that is no view of another array.
+
+        Raises:
+            CapacityExceeded: there is no room for it.
+        """
+
+    def stream(self) -> int:
+        """The current stream's identity."""
+
+    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Event]:
+        """Begin to copy host arrays to new ones of the device, which are of the current stream.
+
+        The copy comes after all work that this stream was given so far, and beside what it is given later.
+        It is over behind the event; until then the host arrays must stay as they are.
+
+        Raises:
+            CapacityExceeded: the device has no room for it.
+        """
+
+    def wait(self, event: Event) -> None:
+        """Have what the current stream is given from now on wait for an event."""
+
     def open(self, path: Path) -> RawFile:
         """Open a file; `OSError` or `RuntimeError` where that cannot be."""
 
@@ -117,7 +146,17 @@ def on_stream(name: str, address: int) -> AbstractContextManager[Any]:
         address: the stream's ``cudaStream_t``; 0 is the legacy default stream.
     """
     cupy, number = _module(name, "cupy"), _number(name)
-    return _using(cupy, number, cupy.cuda.ExternalStream(address, number))
+    stream = _EXTERNAL.get((number, address))
+    if stream is None:
+        with warnings.catch_warnings():
+            # What is to replace it, Stream.from_external, destroys the other library's stream at its end.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            stream = _EXTERNAL[number, address] = cupy.cuda.ExternalStream(address, number)
+    return _using(cupy, number, stream)
+
+
+_EXTERNAL: dict[tuple[int, int], Any] = {}
+"""By device and address; other libraries have few streams and use them again."""
 
 
 @contextmanager
@@ -183,7 +222,7 @@ class _Cuda:
 
     def record(self) -> tuple[int, Event]:
         stream = self.arrays.cuda.get_current_stream()
-        return stream.ptr, stream.record(self.arrays.cuda.Event(block=True, disable_timing=True))
+        return stream.ptr, stream.record(self._event())
 
     def pinned(self, nbytes: int) -> Bytes:
         return np.frombuffer(self.arrays.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
@@ -191,6 +230,41 @@ class _Cuda:
     def copy(self, host: Bytes, memory: Any) -> None:
         memory.data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
         self._copies.synchronize()
+
+    def page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        nbytes = max(1, math.prod(shape) * dtype.itemsize)
+        try:
+            memory = self.arrays.cuda.alloc_pinned_memory(nbytes)
+        except (MemoryError, RuntimeError) as error:
+            hint = "Give the loader a smaller window_blocks, fewer lanes or a smaller batch_size"
+            raise CapacityExceeded(
+                f"{nbytes} bytes of host memory cannot be page-locked", hint=hint
+            ) from error
+        return np.ndarray(shape, dtype, buffer=memory)
+
+    def stream(self) -> int:
+        return self.arrays.cuda.get_current_stream().ptr  # type: ignore[no-any-return]
+
+    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Event]:
+        try:
+            arrays = {name: self.arrays.empty(host.shape, host.dtype) for name, host in batch.items()}
+        except MemoryError as error:
+            nbytes = sum(host.nbytes for host in batch.values())
+            hint = "Give the loader a smaller batch_size, or leave it room"
+            raise CapacityExceeded(
+                f"{self.name} has no room for a batch of {nbytes} bytes", hint=hint
+            ) from error
+        self._copies.wait_event(self.record()[1])
+        for name, host in batch.items():
+            if host.nbytes:
+                arrays[name].data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
+        return arrays, self._copies.record(self._event())
+
+    def wait(self, event: Event) -> None:
+        self.arrays.cuda.get_current_stream().wait_event(event)
+
+    def _event(self) -> Any:
+        return self.arrays.cuda.Event(block=True, disable_timing=True)
 
     def open(self, path: Path) -> RawFile:
         return self._kvikio.CuFile(path, "r")  # type: ignore[no-any-return]

@@ -100,6 +100,16 @@ class HostFeed(Feed):
                 self._buffers.give(buffer)
                 self._ring[place] = None
 
+    def is_ready(self, stop: int) -> bool:
+        """Whether all rows before position `stop` are there, so that `batch` would not wait for them."""
+        if self._ready < stop:
+            return False
+        while self._unread and self._unread[0].position < stop:
+            if self._unread[0].left or self._unread[0].error is not None:
+                return False
+            self._unread.popleft()
+        return True
+
     def batch(self, start: int, stop: int) -> Batch:
         """Rows at positions [start, stop) of every lane, lane by lane; lanes that end before give fewer.
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loaders.arrow_slots import ROWS
 from loaders.collate import Collate, choose_collate, gives_rows, record_batch
@@ -31,6 +31,9 @@ from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.layout.zarr import ZarrColumn
 from tiering.schema import choose
+
+if TYPE_CHECKING:
+    from loaders.gpu_feed import GpuFeed
 
 MAX_EPOCHS: Final = 1 << 32
 _OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_foreteller", "_feed", "_working"})
@@ -89,7 +92,7 @@ class Loader:
         UsageError: an argument does not fit the corpus or the others.
     """
 
-    _feed: Feed | None
+    _feed: Feed | GpuFeed | None
     _working: Working | None
 
     def __init__(
@@ -317,7 +320,9 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _gathered(self, feed: Feed, epoch: int, position: int, end: int) -> Iterator[tuple[Any, Any]]:
+    def _gathered(
+        self, feed: Feed | GpuFeed, epoch: int, position: int, end: int
+    ) -> Iterator[tuple[Any, Any]]:
         """Rows of each batch and the digest up to it; and the batch, before transforms."""
         lanes = self._order.rank_lanes(self.rank, self.world_size)
         lane_rows = [self._order.lane_rows(epoch, lane) for lane in lanes]
@@ -331,7 +336,7 @@ class Loader:
             else:
                 yield note, self._collate(batch[ROWS].whole() if self._is_arrow else record_batch(batch))
 
-    def _count(self, rows: int, feed: Feed, working: Working, seconds: float) -> None:
+    def _count(self, rows: int, feed: Feed | GpuFeed, working: Working, seconds: float) -> None:
         stats, counts = self.stats, self._feeds.reader.counts
         stats.rows += rows
         stats.batches += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -31,10 +31,16 @@ from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.reader import BlockReader
 
+if TYPE_CHECKING:
+    from loaders.gpu import Gpu
+    from loaders.gpu_feed import GpuFeed
+
 SOURCE: Final = "source"
 MAX_CORPORA: Final = 127  # numbers of an int8
 _MAX_POSITION: Final = 1 << 49
-_OF_THIS_PROCESS: Final = frozenset({"_process", "_readers", "_buffers", "_planner", "_feed", "_loop"})
+_OF_THIS_PROCESS: Final = frozenset(
+    {"_process", "_readers", "_buffers", "_planner", "_feed", "_loop", "_gpu"}
+)
 
 
 class Mixture:
@@ -58,7 +64,7 @@ class Mixture:
         source: whether batches have a column ``source``, int8 ``[batch_size]``: the number of each row's
             corpus, in the order of `corpora`.
         shuffle, rank, world_size, columns, cache, transform, lanes, group_shards, window_blocks, affinity,
-            prefetch, verify: as of `Loader`. A window of each corpus is of `window_blocks`.
+            prefetch, verify, device: as of `Loader`. A window of each corpus is of `window_blocks`.
 
     Batches are ``{column: array}``: dtype as stored, shape ``[batch_size, *shape]``; lane by lane, so that
     the batches of all ranks, joined in the order of the ranks, are the same for every world size.
@@ -70,7 +76,8 @@ class Mixture:
     _readers: dict[str, BlockReader]
     _buffers: BatchBuffers | None
     _planner: MixedPlanner | None
-    _feed: HostFeed | None
+    _feed: HostFeed | GpuFeed | None
+    _gpu: Gpu | None
     _loop: object
     _epochs: list[int]
 
@@ -96,6 +103,7 @@ class Mixture:
         affinity: str = "global",
         prefetch: int | str = "auto",
         verify: str = "first",
+        device: str = "cpu",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size = {batch_size} must be at least 1")
@@ -112,6 +120,7 @@ class Mixture:
         self._columns = columns
         self._cache = cache
         self._verify = verify
+        self.device = device
         self._source = source
         self._position = 0
         lanes = choose_lanes(lanes, batch_size, self.world_size)
@@ -152,7 +161,8 @@ class Mixture:
                 batch = feed.batch(self._position, stop)
                 if self._source:
                     corpora = self._order.corpora(self._lanes, self._position, stop)
-                    batch[SOURCE] = corpora.astype(np.int8).reshape(-1)
+                    source = corpora.astype(np.int8).reshape(-1)
+                    batch[SOURCE] = source if self._gpu is None else self._gpu.array(source)
                 handed_out = batch if self.transform is None else self.transform(batch)
                 self._position = stop
                 self._batches += 1
@@ -286,25 +296,32 @@ class Mixture:
         }
         check_columns(self._readers, SOURCE if self._source else None)
         self._loop = None
-        self._buffers = self._planner = self._feed = None
+        self._buffers = self._planner = self._feed = self._gpu = None
 
-    def _running_feed(self) -> HostFeed:
+    def _running_feed(self) -> HostFeed | GpuFeed:
         """The feed that reads from here on; new epochs are told to the readers."""
         if self._feed is None or self._planner is None:
             lanes, end = self._lanes, self._end - (self._end - self._position) % self._stride
             ahead = mixture_ahead(self._order, self._stride)
             if self._buffers is None:
-                columns = next(iter(self._readers.values())).columns
-                self._buffers = BatchBuffers(columns, len(lanes) * self._stride, ahead + BATCHES_KEPT)
+                reader, new = next(iter(self._readers.values())), None
+                if self.device != "cpu":
+                    from loaders.gpu import Gpu
+
+                    self._gpu = Gpu(reader, self.device, mixed=True)
+                    new = self._gpu.device.page_locked
+                rows = len(lanes) * self._stride
+                self._buffers = BatchBuffers(reader.columns, rows, ahead + BATCHES_KEPT, new)
             self._planner = MixedPlanner(self._order, lanes, self._position, end, self._stride)
             self._epochs = list(self._planner.epochs)
             blocks = [
                 WholeBlocks(reader, order.shard_rows, blocks_kept(order, len(lanes)))
                 for reader, order in zip(self._readers.values(), self._order.orders, strict=True)
             ]
-            self._feed = HostFeed(
+            feed = HostFeed(
                 self._planner, blocks, self._buffers, self._position, end, self._stride, ahead, self._threads
             )
+            self._feed = feed if self._gpu is None else self._gpu.feed(feed, end, self._stride)
         for number, reader in enumerate(self._readers.values()):
             if self._planner.epochs[number] > self._epochs[number]:
                 self._epochs[number] = self._planner.epochs[number]

@@ -1,7 +1,10 @@
 """A device without a GPU: numpy for cupy and `os.preadv` for kvikio; and corpora to read with it."""
 
 import contextlib
+import ctypes
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,11 +47,32 @@ class HostFile:
 
 
 class HostEvent:
+    done = True
+
     def __init__(self) -> None:
         self.waits = 0
 
     def synchronize(self) -> None:
         self.waits += 1
+
+
+class LateCopy:
+    """A copy that a GPU does as late as it may: when somebody waits for it, or for a later one."""
+
+    def __init__(self, copies: list["LateCopy"], batch: Mapping[str, Any], arrays: dict[str, Any]) -> None:
+        self._copies, self._batch, self._arrays = copies, batch, arrays
+        self._addresses = {name: host.__array_interface__ for name, host in batch.items()}
+        self.done = False
+        copies.append(self)
+
+    def synchronize(self) -> None:
+        for copy in self._copies[: self._copies.index(self) + 1]:
+            if not copy.done:
+                copy.done = True
+                for name, host in copy._addresses.items():
+                    # By address, for the host arrays may be gone by now.
+                    nbytes = copy._arrays[name].nbytes
+                    ctypes.memmove(copy._arrays[name].ctypes.data, host["data"][0], nbytes)
 
 
 class HostDevice:
@@ -61,6 +85,12 @@ class HostDevice:
         self.compat = compat
         self.files: list[HostFile] = []
         self.events: list[HostEvent] = []
+        self.copies: list[LateCopy] = []
+        self.current = 0
+        """The stream."""
+        self.made_on: dict[int, int] = {}
+        """By identity of each array that was uploaded: the stream it is of."""
+        self._kept: list[dict[str, Any]] = []
         self._cut, self._error = cut, error
 
     @property
@@ -75,7 +105,22 @@ class HostDevice:
 
     def record(self) -> tuple[int, HostEvent]:
         self.events.append(HostEvent())
-        return 0, self.events[-1]
+        return self.current, self.events[-1]
+
+    def stream(self) -> int:
+        return self.current
+
+    def page_locked(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.ndarray(shape, dtype, buffer=bytearray(math.prod(shape) * dtype.itemsize))
+
+    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], LateCopy]:
+        arrays = {name: np.full_like(host, 1) for name, host in batch.items()}
+        self._kept.append(arrays)
+        self.made_on |= {id(array): self.current for array in arrays.values()}
+        return arrays, LateCopy(self.copies, batch, arrays)
+
+    def wait(self, event: Any) -> None:
+        assert event in self.copies
 
     def pinned(self, nbytes: int) -> Any:
         return np.empty(nbytes, np.uint8)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loaders import Loader
+from loaders import Loader, gpu
 from loaders.gpu import CudaSlots
+from loaders.gpu_device import open_device
 from tests.gpu.cuda import COLUMNS, cupy, make
 from tiering.errors import CapacityExceeded, Corrupt, UsageError
 from tiering.reader import BlockReader
@@ -21,9 +22,14 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("codec", [None, "zstd:1"])
 @pytest.mark.parametrize("stream", ["default", "own"])
+@pytest.mark.parametrize("way", ["as it is here", "direct"])
 def test_loader_on_a_gpu_gives_the_batches_of_the_host(
-    cupy: Any, tmp_path: Path, codec: str | None, stream: str
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str | None, stream: str, way: str
 ) -> None:
+    if way == "direct":  # by slots that kvikio fills, also where it goes through the host
+        device_of_test = open_device("cuda:0")
+        device_of_test.compat = False
+        monkeypatch.setattr(gpu, "open_device", lambda name: device_of_test)
     corpus = make(tmp_path / "lake", codec)
     host = Loader(corpus, 128, window_blocks=2)
     device = Loader(corpus, 128, window_blocks=2, device="cuda:0")
@@ -37,7 +43,12 @@ def test_loader_on_a_gpu_gives_the_batches_of_the_host(
                     np.testing.assert_array_equal(cupy.asnumpy(right[name]), values)
 
 
-def test_batches_are_right_while_gathers_lag_behind_reads(cupy: Any, tmp_path: Path) -> None:
+def test_batches_are_right_while_gathers_lag_behind_reads(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_of_test = open_device("cuda:0")
+    device_of_test.compat = False
+    monkeypatch.setattr(gpu, "open_device", lambda name: device_of_test)
     corpus = make(tmp_path / "lake")
     busy = cupy.ones((4096, 4096), cupy.float32)
     with cupy.cuda.Stream(non_blocking=True):
@@ -52,7 +63,7 @@ def test_batches_are_right_while_gathers_lag_behind_reads(cupy: Any, tmp_path: P
 
 @pytest.mark.parametrize("codec", [None, "zstd:1"])
 def test_the_way_that_blocks_took_is_counted(cupy: Any, tmp_path: Path, codec: str | None) -> None:
-    slots = CudaSlots(BlockReader(make(tmp_path / "lake", codec)), 2, "cuda:0")
+    slots = CudaSlots(BlockReader(make(tmp_path / "lake", codec)), 2, open_device("cuda:0"))
     slots.read(0, 0, 0)
     slots.read(0, 1, 1)
     path = slots.path

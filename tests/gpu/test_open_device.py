@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from loaders import Loader, gpu_device
-from loaders.gpu_device import open_device
+from loaders.gpu_device import on_stream, open_device
 from tests.gpu.host_device import HostEvent, HostFile, make
 from tiering import open_tier
 from tiering.errors import CapacityExceeded, UsageError
@@ -38,19 +39,42 @@ class FakeArray(np.ndarray[Any, Any]):
         return SimpleNamespace(ptr=address, copy_from_host_async=copy)
 
 
+class FakeStream:
+    """Like `cupy.cuda.Stream`; what it is given is done at once."""
+
+    def __init__(self, devices: "FakeDevices", ptr: int) -> None:
+        self._devices, self.ptr = devices, ptr
+
+    def __enter__(self) -> None:
+        self._devices.current().append(self)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._devices.current().pop() is self
+
+    def synchronize(self) -> None:
+        pass
+
+    def record(self, event: HostEvent) -> HostEvent:
+        return event
+
+    def wait_event(self, event: HostEvent) -> None:
+        assert event.done
+
+
 class FakeDevices:
     """A driver, cupy and kvikio, each of which can be missing or broken."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, result: int = 0, count: int = 2) -> None:
         self.threads = 1
         self._patch = monkeypatch
-        stream = SimpleNamespace(ptr=5, synchronize=lambda: None, record=lambda event: event)
+        self.streams = threading.local()
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=lambda: count),
             Device=lambda number: contextlib.nullcontext(number),
-            Stream=lambda non_blocking: stream,
+            Stream=lambda non_blocking: FakeStream(self, 99),
+            ExternalStream=lambda address, number: FakeStream(self, address),
             Event=lambda block, disable_timing: HostEvent(),
-            get_current_stream=lambda: stream,
+            get_current_stream=lambda: self.current()[-1],
             alloc_pinned_memory=bytearray,
         )
         self.cupy = SimpleNamespace(cuda=self.cuda, empty=self.empty, asarray=np.asarray, take=np.take)
@@ -61,10 +85,17 @@ class FakeDevices:
         )
         driver = SimpleNamespace(cuInit=lambda flags: result)
         monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+        monkeypatch.setattr(gpu_device, "_EXTERNAL", {})
         self.set("cupy", self.cupy)
         self.set("kvikio", SimpleNamespace(CuFile=lambda path, flags: HostFile(path)))
         self.set("kvikio.defaults", defaults)
         monkeypatch.delenv("KVIKIO_NTHREADS", raising=False)
+
+    def current(self) -> list["FakeStream"]:
+        """Streams of this thread; the last one is current."""
+        if not hasattr(self.streams, "entered"):
+            self.streams.entered = [FakeStream(self, 0)]
+        return self.streams.entered  # type: ignore[no-any-return]
 
     def set(self, name: str, module: Any) -> None:
         self._patch.setitem(sys.modules, name, module)
@@ -86,6 +117,26 @@ def test_loader_on_a_gpu_gives_the_batches_of_the_host(
                 np.testing.assert_array_equal(right[name], values)
     assert fakes.threads == gpu_device.KVIKIO_THREADS
     assert open_device("cuda:1").memory(10).data.ptr % 4096 == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_transforms_in_threads_work_on_the_stream_of_their_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    fakes = FakeDevices(monkeypatch)
+    corpus = make(open_tier(tmp_path / "lake", name="lake"))
+    seen = []
+
+    def look(batch: Any) -> Any:
+        seen.append((fakes.current()[-1].ptr, threading.get_ident()))
+        return batch
+
+    with on_stream("cuda:0", 7):
+        batches = list(Loader(corpus, 32, device="cuda:0", transform=look, workers=workers))
+        assert fakes.current()[-1].ptr == 7
+    assert [ptr for ptr, _ in seen] == [7] * len(batches)
+    assert (threading.get_ident() in {thread for _, thread in seen}) == (not workers)
+    assert fakes.current()[-1].ptr == 0
 
 
 def test_kvikio_keeps_the_threads_its_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
