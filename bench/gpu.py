@@ -5,7 +5,8 @@ GPU; rounds are interleaved, and ratios are medians within a round. `h2d` copies
 of a block; `kvikio` reads whole shards by `CuFile.pread`. `loader` is `Loader(device="cuda:0")`, `pinned` the
 host loader through `TorchLoader(pin_memory=True)`, `host` without a copy. `torch` gathers each batch from a
 memmap and pins it; `gather` does so by numpy into page-locked memory that is there, with no allocation at
-all: the most that one thread can do. `training` has a step of matrix products for each batch: its time alone over that with the feed.
+all: the most that one thread can do. `training` has a step of so many milliseconds on the GPU
+for each batch: its time alone over that with the feed.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from loaders.torch import TorchLoader
 from tiering import Corpus, ingest, open_tier
 
 ROWS, WIDTH, BATCH, ROUNDS = 131_072, 2049, 256, 5
-STEP_SIZES = (2048, 4096)
-"""Sides of the square bf16 products of a step; the smaller takes about as long as a batch."""
-STEP_BATCHES = 600
+STEPS, STEP_BATCHES, STEP_ROUNDS = (0.25, 0.5, 1.0), 300, 3
+"""Milliseconds of a step; how many of them in a round."""
 
 Feed = Callable[[], Iterator[Any]]
 
@@ -75,7 +75,7 @@ def run() -> dict[str, object]:
                     ("kvikio", "h2d"),
                 ]
             },
-            "training": [training(feeds, side) for side in STEP_SIZES],
+            "training": [training(feeds, step) for step in STEPS],
         }
 
 
@@ -160,10 +160,10 @@ def drain(feed: Feed) -> None:
     torch.cuda.synchronize()
 
 
-def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of each call in each round, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, call in calls.items():
             torch.cuda.synchronize()
             begun = time.perf_counter()
@@ -173,32 +173,39 @@ def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]
     return seconds
 
 
-def training(feeds: dict[str, Feed], side: int) -> dict[str, object]:
-    """How much of the time of a step without data remains useful with each feed, on a stream of its own."""
-    weights = torch.randn(side, side, dtype=torch.bfloat16, device="cuda:0")
+def training(feeds: dict[str, Feed], milliseconds: float) -> dict[str, object]:
+    """How much of the time goes to steps with each feed, on a stream of its own."""
+    stream, cycles = torch.cuda.Stream(), int(milliseconds * 1e-3 * clock_rate())
 
     def steps(feed: Feed | None) -> None:
         with torch.cuda.stream(stream):
             batches: Iterator[Any] = iter(feed()) if feed else iter([None] * STEP_BATCHES)
             for _, batch in zip(range(STEP_BATCHES), batches, strict=False):
-                for _ in range(4):
-                    torch.mm(weights, weights, out=out)
+                torch.cuda._sleep(cycles)
                 if batch is not None:
-                    batch.sum(dtype=torch.int64) if batch.dtype != torch.uint16 else batch.view(
-                        torch.int16
-                    ).sum()
+                    batch.view(torch.int16).sum()
             stream.synchronize()
 
-    stream, out = torch.cuda.Stream(), torch.empty_like(weights)
     names = ["loader", "loader_zstd", "pinned", "pinned_zstd", "torch", "gather"]
-    seconds = interleaved(
-        {"alone": lambda: steps(None)} | {name: lambda name=name: steps(feeds[name]) for name in names}
-    )
+    calls: dict[str, Callable[[], object]] = {"alone": lambda: steps(None)}
+    calls |= {name: lambda name=name: steps(feeds[name]) for name in names}
+    seconds = interleaved(calls, STEP_ROUNDS)
     return {
-        "side": side,
         "milliseconds_per_step": round(median(seconds["alone"]) / STEP_BATCHES * 1e3, 3),
         "share_of_time_in_steps": {name: ratio(seconds["alone"], seconds[name]) for name in names},
     }
+
+
+def clock_rate() -> float:
+    """Cycles a second of the GPU's clock while it works."""
+    cycles = 200_000_000
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(2):  # once to warm up
+        begin.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        end.synchronize()
+    return cycles / (begin.elapsed_time(end) * 1e-3)
 
 
 def ratio(bound: list[float], own: list[float]) -> float:

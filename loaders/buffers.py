@@ -26,7 +26,8 @@ class BatchBuffer:
 
     __slots__ = ("addresses", "arrays")
 
-    def __init__(self, columns: Sequence[ZarrColumn], rows: int, new: NewArray = np.empty) -> None:
+    def __init__(self, columns: Sequence[ZarrColumn], rows: int, new: NewArray | None = None) -> None:
+        new = new or np.empty
         self.arrays = {column.name: new((rows, *column.shape), column.dtype) for column in columns}
         """By column, shape ``[rows, *shape]``. Callers get views of them, never these."""
         self.addresses = {
@@ -55,10 +56,12 @@ class BatchBuffers:
         columns: of the batches.
         rows: of the largest batch.
         most: how many of those handed out are remembered, to be used again.
-        new: makes an array, given shape and dtype, that is no view of another array.
+        new: makes an array, given shape and dtype, that is no view of another one; `numpy.empty` by default.
     """
 
-    def __init__(self, columns: Sequence[ZarrColumn], rows: int, most: int, new: NewArray = np.empty) -> None:
+    def __init__(
+        self, columns: Sequence[ZarrColumn], rows: int, most: int, new: NewArray | None = None
+    ) -> None:
         self.rows = rows
         self._new = new
         self._columns = tuple(columns)

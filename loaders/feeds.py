@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from loaders.arrow_slots import ArrowSlots
 from loaders.buffers import BatchBuffers
 from loaders.feed import Feed
@@ -70,7 +68,7 @@ class Feeds:
             return WindowFeed(order, self._slots_for(order, lanes), epoch, lanes, start, stop, self._threads)
         ahead = batches_ahead(order, step)
         if self._buffers is None:
-            new = np.empty if gpu is None else gpu.device.page_locked
+            new = None if gpu is None else gpu.device.page_locked
             self._buffers = BatchBuffers(self.reader.columns, len(lanes) * step, ahead + BATCHES_KEPT, new)
         planner = PiecePlanner(order, epoch, lanes, start, stop)
         blocks = WholeBlocks(self.reader, order.shard_rows, len(lanes) + 1)

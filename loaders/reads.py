@@ -5,9 +5,9 @@ returns nobody writes to a slot any more.
 
 Blocks in the page cache come at the speed of a copy: one thread ahead of the training is enough for them, a
 second one would take its processor time and its turns at the interpreter. Others have a latency that only
-more threads hide. So a read that waited for long adds a thread, up to the most that are allowed. Whoever
-waits for a block that nobody has begun to read reads it, and where processors are left has one more thread
-help.
+more threads hide. So where reads wait for long a thread is added, up to the most that are allowed; a few
+among many do not count, which may have waited for their turn at the interpreter. Whoever waits for a block
+that nobody has begun to read reads it, and where processors are left has one more thread help.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 _SLOW_SECONDS: Final = 5e-4  # that a read waits and does not work: for a disk, a server, not the page cache
 _FAR_SECONDS: Final = 2e-3
+_RECENT: Final = 16
 _THREADS: Final = 4
 _MOST_THREADS: Final = 32
 
@@ -60,7 +61,8 @@ class Reads:
         self._idle_cores = min(self._allowed, _cores() - 1)  # beside the caller's
         self._active = 0
         self._poked = self._closed = False
-        self._far = False  # whether the last read was of something far away
+        self._idle: deque[float] = deque(maxlen=_RECENT)  # seconds that the last reads waited
+        self._far = False  # whether they were of something far away
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="tiering-read")
 
@@ -151,6 +153,9 @@ class Reads:
             error = caught
         idle_seconds = time.perf_counter() - began - (time.thread_time() - busy)
         with self._changed:
+            self._idle.append(idle_seconds)
+            # A quarter may have waited for the interpreter, or the disk once.
+            idle_seconds = sorted(self._idle)[len(self._idle) * 3 // 4]
             self._far = idle_seconds > _FAR_SECONDS
             reading.left -= 1
             reading.error = reading.error or error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +56,31 @@ def test_one_thread_reads_fast_blocks_in_order(reader: Reader, monkeypatch: pyte
     pool.close()
     assert {thread for _, thread in reader.done} <= {"tiering-read_0"}
     assert [block for block, _ in reader.done] == list(range(len(reader.done)))
+
+
+@pytest.mark.parametrize(("seldom", "far"), [(8, False), (1, True)])
+def test_few_reads_that_wait_are_no_reason_for_more_threads(
+    monkeypatch: pytest.MonkeyPatch, seldom: int, far: bool
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(
+        reads, "time", SimpleNamespace(perf_counter=lambda: clock.now, thread_time=lambda: 0.0)
+    )
+    threads = []
+
+    def read(shard: int, block: int, slot: int) -> None:
+        threads.append(threading.current_thread().name)
+        clock.now += 1.0 if block % seldom == seldom - 1 else 0.0
+
+    pool = Reads(read, lambda: False, None)
+    pool.put(Reading(0), jobs(*range(64)))
+    pool.poke()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(threads) < 64 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    pool.close()
+    assert pool._far == far
+    assert (pool._wanted > 1) == far
 
 
 def test_slow_blocks_are_read_by_all_threads_at_a_time(
