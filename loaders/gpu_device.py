@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +93,8 @@ class Device(Protocol):
     def stream(self) -> int:
         """The current stream's identity."""
 
-    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Event]:
-        """Begin to copy host arrays to new ones of the device, which are of the current stream.
+    def upload(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], Event]:
+        """Begin to copy batches of host arrays to new ones of the device, which are of the current stream.
 
         The copy comes after all work that this stream was given so far, and beside what it is given later.
         It is over behind the event; until then the host arrays must stay as they are.
@@ -245,19 +245,20 @@ class _Cuda:
     def stream(self) -> int:
         return self.arrays.cuda.get_current_stream().ptr  # type: ignore[no-any-return]
 
-    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Event]:
+    def upload(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], Event]:
+        empty = self.arrays.empty
         try:
-            arrays = {name: self.arrays.empty(host.shape, host.dtype) for name, host in batch.items()}
+            arrays = [{name: empty(host.shape, host.dtype) for name, host in b.items()} for b in batches]
         except MemoryError as error:
-            nbytes = sum(host.nbytes for host in batch.values())
+            nbytes = sum(host.nbytes for host in batches[0].values())
             hint = "Give the loader a smaller batch_size, or leave it room"
-            raise CapacityExceeded(
-                f"{self.name} has no room for a batch of {nbytes} bytes", hint=hint
-            ) from error
+            told = f"{self.name} has no room for {len(batches)} batches of {nbytes} bytes"
+            raise CapacityExceeded(told, hint=hint) from error
         self._copies.wait_event(self.record()[1])
-        for name, host in batch.items():
-            if host.nbytes:
-                arrays[name].data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
+        for batch, made in zip(batches, arrays, strict=True):
+            for name, host in batch.items():
+                if host.nbytes:
+                    made[name].data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
         return arrays, self._copies.record(self._event())
 
     def wait(self, event: Event) -> None:

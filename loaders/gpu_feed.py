@@ -1,11 +1,12 @@
-"""Batches that the host reads, on a GPU: page-locked memory, copied one batch ahead of the training.
+"""Batches that the host reads, on a GPU: page-locked memory, copied a few batches ahead of the training.
 
 Invariant: page-locked memory is not filled again before its copy is over, and memory of the GPU not before
 what was queued on the training's stream, when that memory was let go, is over.
 
-The copy of a batch is queued on a stream of its own when the batch before is handed out, behind all that the
-training's stream has been given until then; so it runs beside the step on that batch. Where the next batch is
-not read yet, it is copied when it is asked for.
+Copies are queued on a stream of their own, behind all that the training's stream was given before; so they
+run beside the step on the batch that is handed out. Several batches that are read already go together: each
+call of CUDA gives up the interpreter, which threads that read want too. A batch that is not read yet is
+copied when it is asked for.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from loaders.host import HostFeed
 from loaders.slots import Batch
 from tiering.closing import Closing
 
-MOST_COPYING: Final = 8
-"""Batches whose copies may be under way, before the host waits for a GPU that lags behind."""
+TOGETHER: Final = 4
+"""Batches at most that are copied together."""
+MOST_COPYING: Final = 4
+"""Such copies that may be under way, before the host waits for a GPU that lags behind."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Copy:
-    """One batch on its way."""
+    """Batches on their way."""
 
-    start: int
     stream: int
-    host: Batch
-    arrays: Batch
+    host: list[Batch]
     copied: Event
+    waited: bool = False
+    """Whether the stream waits for it."""
 
 
 class GpuFeed(Closing):
@@ -47,7 +50,8 @@ class GpuFeed(Closing):
 
     def __init__(self, feed: HostFeed, device: Device, stop: int, step: int) -> None:
         self._feed, self._device, self._stop, self._step = feed, device, stop, step
-        self._next: _Copy | None = None
+        self._position = 0  # batches that begin before were taken from the feed
+        self._next: deque[tuple[Batch, Batch, _Copy]] = deque()  # on the host, on the device, and their copy
         self._copying: deque[_Copy] = deque()  # whose memory on the host may still be read
         self._process = os.getpid()
 
@@ -58,7 +62,7 @@ class GpuFeed(Closing):
 
     def close(self) -> None:
         """Wait for copies, and stop reading. Idempotent; a forked child has no copies."""
-        self._next = None
+        self._next.clear()
         if self._process == os.getpid():
             self._forget(0)
         self._feed.close()
@@ -66,26 +70,43 @@ class GpuFeed(Closing):
     def batch(self, start: int, stop: int) -> Batch:
         """See `Feed.batch`: arrays of the device, which later work of the current stream finds filled."""
         with self._device.active():
-            self._forget(MOST_COPYING - 2)
-            copy, stream = self._next, self._device.stream()
-            if copy is None or copy.start != start:
-                copy = self._begin(self._feed.batch(start, stop), start, stream)
-            elif copy.stream != stream:  # its arrays are of a stream that the training has left
-                copy = self._begin(copy.host, start, stream)
-            self._next = None
-            self._device.wait(copy.copied)
-            end = min(stop + self._step, self._stop)
-            if stop < end and self._feed.is_ready(end):
-                self._next = self._begin(self._feed.batch(stop, end), stop, stream)
-            return copy.arrays
+            stream = self._device.stream()
+            if not self._next:
+                self._begin([self._feed.batch(start, stop)], stream)
+                self._position = stop
+            elif self._next[0][2].stream != stream:  # arrays are of a stream that the training has left
+                host = [batch for batch, _, _ in self._next]
+                self._next.clear()
+                self._begin(host, stream)
+            _, arrays, copy = self._next.popleft()
+            if not copy.waited:
+                self._device.wait(copy.copied)
+                copy.waited = True
+            if len(self._next) <= 1:
+                self._copy_ahead(stream)
+            return arrays
+
+    def _copy_ahead(self, stream: int) -> None:
+        """Begin to copy the batches that come next, as far as they are read."""
+        host: list[Batch] = []
+        while len(host) < TOGETHER and self._position < self._stop:
+            end = min(self._position + self._step, self._stop)
+            if not self._feed.is_ready(end):
+                break
+            host.append(self._feed.batch(self._position, end))
+            self._position = end
+        if host:
+            self._begin(host, stream)
+
+    def _begin(self, host: list[Batch], stream: int) -> None:
+        self._forget(MOST_COPYING - 1)
+        arrays, copied = self._device.upload(host)
+        copy = _Copy(stream, host, copied)
+        self._copying.append(copy)
+        self._next.extend((batch, made, copy) for batch, made in zip(host, arrays, strict=True))
 
     def _forget(self, most: int) -> None:
         """Let go of what was copied; wait where more than `most` copies are under way."""
         while self._copying and (len(self._copying) > most or self._copying[0].copied.done):
-            self._copying.popleft().copied.synchronize()
-
-    def _begin(self, host: Batch, start: int, stream: int) -> _Copy:
-        arrays, copied = self._device.upload(host)
-        copy = _Copy(start, stream, host, arrays, copied)
-        self._copying.append(copy)
-        return copy
+            self._copying[0].copied.synchronize()  # before its memory is let go
+            self._copying.popleft()

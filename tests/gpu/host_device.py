@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,9 +59,17 @@ class HostEvent:
 class LateCopy:
     """A copy that a GPU does as late as it may: when somebody waits for it, or for a later one."""
 
-    def __init__(self, copies: list["LateCopy"], batch: Mapping[str, Any], arrays: dict[str, Any]) -> None:
-        self._copies, self._batch, self._arrays = copies, batch, arrays
-        self._addresses = {name: host.__array_interface__ for name, host in batch.items()}
+    def __init__(
+        self, copies: list["LateCopy"], batches: Sequence[Mapping[str, Any]], arrays: list[dict[str, Any]]
+    ) -> None:
+        self._copies = copies
+        # By address, for the host arrays may be gone when they are copied.
+        self._moves = [
+            (made[name], host.__array_interface__["data"][0])
+            for batch, made in zip(batches, arrays, strict=True)
+            for name, host in batch.items()
+        ]
+        self.batches = len(batches)
         self.done = False
         copies.append(self)
 
@@ -69,10 +77,8 @@ class LateCopy:
         for copy in self._copies[: self._copies.index(self) + 1]:
             if not copy.done:
                 copy.done = True
-                for name, host in copy._addresses.items():
-                    # By address, for the host arrays may be gone by now.
-                    nbytes = copy._arrays[name].nbytes
-                    ctypes.memmove(copy._arrays[name].ctypes.data, host["data"][0], nbytes)
+                for array, address in copy._moves:
+                    ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
 
 class HostDevice:
@@ -113,11 +119,11 @@ class HostDevice:
     def page_locked(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.ndarray(shape, dtype, buffer=bytearray(math.prod(shape) * dtype.itemsize))
 
-    def upload(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], LateCopy]:
-        arrays = {name: np.full_like(host, 1) for name, host in batch.items()}
-        self._kept.append(arrays)
-        self.made_on |= {id(array): self.current for array in arrays.values()}
-        return arrays, LateCopy(self.copies, batch, arrays)
+    def upload(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], LateCopy]:
+        arrays = [{name: np.full_like(host, 1) for name, host in batch.items()} for batch in batches]
+        self._kept += arrays
+        self.made_on |= {id(array): self.current for made in arrays for array in made.values()}
+        return arrays, LateCopy(self.copies, batches, arrays)
 
     def wait(self, event: Any) -> None:
         assert event in self.copies

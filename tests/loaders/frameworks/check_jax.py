@@ -66,6 +66,7 @@ def test_global_array_of_one_device_is_the_batch() -> None:
 def test_global_array_lies_on_the_devices_of_a_mesh() -> None:
     out = run_python(
         "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'\n"
+        "os.environ['JAX_PLATFORMS'] = 'cpu'\n"
         "import jax, numpy as np\n"
         "from jax.sharding import Mesh, NamedSharding, PartitionSpec\n"
         "from loaders.jax import to_global\n"
