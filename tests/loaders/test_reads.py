@@ -58,14 +58,19 @@ def test_one_thread_reads_fast_blocks_in_order(reader: Reader, monkeypatch: pyte
     assert [block for block, _ in reader.done] == list(range(len(reader.done)))
 
 
-@pytest.mark.parametrize(("seldom", "far"), [(8, False), (1, True)])
-def test_few_reads_that_wait_are_no_reason_for_more_threads(
-    monkeypatch: pytest.MonkeyPatch, seldom: int, far: bool
+@pytest.mark.parametrize(
+    ("seldom", "turn_seconds", "far"), [(8, 0.0, False), (1, 0.0, True), (1, 0.1, True), (1, 0.3, False)]
+)
+def test_reads_that_wait_seldom_or_for_the_interpreter_are_no_reason_for_more_threads(
+    monkeypatch: pytest.MonkeyPatch, seldom: int, turn_seconds: float, far: bool
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(
-        reads, "time", SimpleNamespace(perf_counter=lambda: clock.now, thread_time=lambda: 0.0)
-    )
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds + turn_seconds
+
+    fake = SimpleNamespace(perf_counter=lambda: clock.now, thread_time=lambda: 0.0, sleep=sleep)
+    monkeypatch.setattr(reads, "time", fake)
     threads = []
 
     def read(shard: int, block: int, slot: int) -> None:
