@@ -94,8 +94,12 @@ class HostDevice:
         self.copies: list[LateCopy] = []
         self.current = 0
         """The stream."""
-        self.made_on: dict[int, int] = {}
-        """By identity of each array that was uploaded: the stream it is of."""
+        self.made_on: dict[int, tuple[int, LateCopy]] = {}
+        """By identity of each array that was uploaded: the stream it is of, and its copy."""
+        self.waits: set[tuple[int, int]] = set()
+        """Streams that wait for a copy, and its identity."""
+        self.locked = 0
+        """Arrays in page-locked memory."""
         self._kept: list[dict[str, Any]] = []
         self._cut, self._error = cut, error
 
@@ -117,16 +121,18 @@ class HostDevice:
         return self.current
 
     def page_locked(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.locked += 1
         return np.ndarray(shape, dtype, buffer=bytearray(math.prod(shape) * dtype.itemsize))
 
     def upload(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], LateCopy]:
         arrays = [{name: np.full_like(host, 1) for name, host in batch.items()} for batch in batches]
         self._kept += arrays
-        self.made_on |= {id(array): self.current for made in arrays for array in made.values()}
-        return arrays, LateCopy(self.copies, batches, arrays)
+        copy = LateCopy(self.copies, batches, arrays)
+        self.made_on |= {id(array): (self.current, copy) for made in arrays for array in made.values()}
+        return arrays, copy
 
     def wait(self, event: Any) -> None:
-        assert event in self.copies
+        self.waits.add((self.current, id(event)))
 
     def pinned(self, nbytes: int) -> Any:
         return np.empty(nbytes, np.uint8)

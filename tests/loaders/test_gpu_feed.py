@@ -59,6 +59,7 @@ def test_batches_are_those_of_the_host_however_late_the_copies_are(
         device.copies[-1].synchronize()
         assert compare(iter(host), found) == ROWS
     assert sum(copy.batches for copy in device.copies) == 3 * len(host)
+    assert device.locked >= 3 * 2  # arrays of each column
 
 
 def test_the_next_batch_is_copied_beside_the_step_on_this_one(
@@ -95,7 +96,10 @@ def test_a_training_that_changes_its_stream_gets_arrays_of_that_stream(
     for number in range(len(host)):
         device.current = number // 3
         found.append(next(batches))
-        assert all(device.made_on[id(array)] == device.current for array in found[-1].values())
+        for array in found[-1].values():
+            stream, copy = device.made_on[id(array)]
+            assert stream == device.current
+            assert (stream, id(copy)) in device.waits
     assert next(batches, None) is None
     device.copies[-1].synchronize()
     assert compare(iter(host), found) == ROWS
