@@ -234,7 +234,8 @@ class _Cuda:
     def page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         nbytes = max(1, math.prod(shape) * dtype.itemsize)
         try:
-            memory = self.arrays.cuda.alloc_pinned_memory(nbytes)
+            with self.active():  # a thread that reads would make a context on the first GPU
+                memory = self.arrays.cuda.alloc_pinned_memory(nbytes)
         except (MemoryError, RuntimeError) as error:
             hint = "Give the loader a smaller window_blocks, fewer lanes or a smaller batch_size"
             raise CapacityExceeded(

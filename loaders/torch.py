@@ -122,6 +122,9 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         worker = get_worker_info()
         if worker is None:
             return self.loader
+        if self.loader.device != "cpu":
+            told = f"a worker process gives no batches on device {self.loader.device!r}"
+            raise UsageError(told, hint="Use num_workers=0: the loader reads in threads")
         if self._share is None:
             self._share = _share(self.loader, worker.id, worker.num_workers, self.loader.batch_size)
         number, state = self._letters.latest()
@@ -150,7 +153,8 @@ class TorchLoader:
             wait. Without an accelerator it does nothing and warns, as torch's own does.
 
     Raises:
-        UsageError: the workers do not divide the lanes.
+        UsageError: the workers do not divide the lanes, or the loader's batches are on a GPU, where neither
+            workers nor pin_memory are of use.
     """
 
     batch_sampler = None
@@ -168,6 +172,11 @@ class TorchLoader:
         if num_workers < 0 or prefetch_factor < 1:
             raise UsageError(
                 f"num_workers = {num_workers} is below 0 or prefetch_factor = {prefetch_factor} below 1"
+            )
+        if loader.device != "cpu" and (num_workers or pin_memory):
+            raise UsageError(
+                f"num_workers and pin_memory are for batches on the host, not on device {loader.device!r}",
+                hint="Leave them out: the loader reads in threads, into page-locked memory",
             )
         self.loader = loader
         self.num_workers = num_workers

@@ -38,7 +38,7 @@ _PAGE_BYTES: Final = 4096
 def examine(folder: Path, tiers: list[Tier]) -> list[Check]:
     """Try everything; `folder` is where files would be staged."""
     checks = [_package(name) for name in PACKAGES]
-    checks += [_gpu_package("kvikio"), _libcuda(), _gds()]
+    checks += [_gpu_package("cupy"), _gpu_package("kvikio"), _libcuda(), _gds()]
     checks += [_direct_io(folder), _huge_pages(), _free_space(folder)]
     return checks + [check for tier in tiers for check in probe(tier)]
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,14 +69,16 @@ class FakeDevices:
         self.threads = 1
         self._patch = monkeypatch
         self.streams = threading.local()
+        self.pinned_on: set[int] = set()
+        """Devices that were current when memory was page-locked."""
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=lambda: count),
-            Device=lambda number: contextlib.nullcontext(number),
+            Device=self.use,
             Stream=lambda non_blocking: FakeStream(self, 99),
             ExternalStream=lambda address, number: FakeStream(self, address),
             Event=lambda block, disable_timing: HostEvent(),
             get_current_stream=lambda: self.current()[-1],
-            alloc_pinned_memory=bytearray,
+            alloc_pinned_memory=self.pin,
         )
         self.cupy = SimpleNamespace(cuda=self.cuda, empty=self.empty, asarray=np.asarray, take=np.take)
         defaults = SimpleNamespace(
@@ -97,6 +100,20 @@ class FakeDevices:
             self.streams.entered = [FakeStream(self, 0)]
         return self.streams.entered  # type: ignore[no-any-return]
 
+    @contextlib.contextmanager
+    def use(self, number: int) -> Iterator[None]:
+        """Make it this thread's device; 0 is to begin with."""
+        before = getattr(self.streams, "device", 0)
+        self.streams.device = number
+        try:
+            yield
+        finally:
+            self.streams.device = before
+
+    def pin(self, nbytes: int) -> bytearray:
+        self.pinned_on.add(getattr(self.streams, "device", 0))
+        return bytearray(nbytes)
+
     def set(self, name: str, module: Any) -> None:
         self._patch.setitem(sys.modules, name, module)
 
@@ -115,6 +132,7 @@ def test_loader_on_a_gpu_gives_the_batches_of_the_host(
             for name, values in left.items():
                 assert isinstance(right[name], FakeArray)
                 np.testing.assert_array_equal(right[name], values)
+    assert fakes.pinned_on == {1}  # on another one it would take the memory of a context there
     assert fakes.threads == gpu_device.KVIKIO_THREADS
     assert open_device("cuda:1").memory(10).data.ptr % 4096 == 0
 

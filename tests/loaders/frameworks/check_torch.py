@@ -135,6 +135,23 @@ def test_loader_arguments_that_do_not_fit_are_refused(corpus: Corpus, options: d
         TorchLoader(loader(corpus), **options)
 
 
+@pytest.mark.parametrize("options", [{"num_workers": 2}, {"pin_memory": True}])
+def test_loader_whose_batches_are_on_a_gpu_has_neither_workers_nor_pinned_memory(
+    corpus: Corpus, options: dict[str, int]
+) -> None:
+    with pytest.raises(UsageError, match=r"not on device 'cuda:0'.*Leave them out"):
+        TorchLoader(loader(corpus, device="cuda:0"), **options)
+
+
+def test_dataset_gives_no_batches_of_a_gpu_in_a_worker(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = TorchDataset(loader(corpus, device="cuda:0"))
+    monkeypatch.setattr("loaders.torch.get_worker_info", lambda: object())
+    with pytest.raises(UsageError, match=r"no batches on device 'cuda:0'.*num_workers=0"):
+        next(iter(dataset))
+
+
 def test_loader_of_workers_that_do_not_divide_the_lanes_is_refused(corpus: Corpus) -> None:
     with pytest.raises(UsageError, match="5 workers on each of 2 ranks do not divide its 12 lanes") as caught:
         TorchLoader(loader(corpus, rank=0, world_size=2), num_workers=5)

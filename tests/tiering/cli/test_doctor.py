@@ -21,6 +21,7 @@ NAMES = {
     "zarr",
     "obstore",
     "s3fs",
+    "cupy",
     "kvikio",
     "libcuda",
     "GPUDirect Storage",
