@@ -51,8 +51,6 @@ class ReadPath:
     """By `CuFile.pread` into the slot."""
     host: int
     """Verified in host memory and copied."""
-    compat: bool
-    """Whether kvikio itself goes through host memory, so that ``direct`` is without GPUDirect Storage."""
 
 
 class Gpu:
@@ -123,8 +121,6 @@ class CudaSlots:
         self._direct = self._host = 0
         self._told: set[str] = set()
         self._why_not_direct = _why_not_direct(reader)
-        if self._device.compat:
-            self._tell("compat", "kvikio is in compatibility mode: no GPUDirect Storage")
         # Before device memory is given back: wait until nothing reads it.
         self._end = weakref.finalize(self, _finish, self._fences, self._files, count, os.getpid())
         self._end.atexit = False
@@ -138,7 +134,7 @@ class CudaSlots:
     def path(self) -> ReadPath:
         """Which way blocks took so far."""
         with self._lock:
-            return ReadPath(self._device.name, self._direct, self._host, self._device.compat)
+            return ReadPath(self._device.name, self._direct, self._host)
 
     def close(self) -> None:
         """Wait for gathers and close files. Idempotent."""

@@ -1,14 +1,11 @@
-"""A corpus of several columns for tests on a real GPU, and what says why they are skipped."""
+"""A corpus of several columns for tests on a real GPU."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from loaders.gpu_device import open_device
 from tiering import Corpus, ingest, open_tier
-from tiering.errors import UsageError
 
 ROWS = 5000
 COLUMNS: dict[str, np.ndarray[Any, Any]] = {
@@ -17,16 +14,6 @@ COLUMNS: dict[str, np.ndarray[Any, Any]] = {
     "mask": np.random.default_rng(5).integers(0, 2, (ROWS, 3, 5)).astype(np.bool_),
     "weight": np.random.default_rng(7).random(ROWS).astype(np.float16),
 }
-
-
-@pytest.fixture(scope="module")
-def cupy() -> Any:
-    """Cupy, where there is a GPU with all that the loader needs."""
-    try:
-        open_device("cuda:0")
-    except UsageError as error:
-        pytest.skip(error.message)
-    return pytest.importorskip("cupy")
 
 
 def make(folder: Path, codec: str | None = None) -> Corpus:

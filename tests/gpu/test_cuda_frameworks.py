@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from loaders import Loader
-from tests.gpu.cuda import cupy, make
-
-__all__ = ["cupy"]
+from tests.gpu.cuda import make
 
 pytestmark = pytest.mark.gpu
 

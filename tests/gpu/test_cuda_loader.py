@@ -11,11 +11,9 @@ import pytest
 from loaders import Loader, gpu
 from loaders.gpu import CudaSlots
 from loaders.gpu_device import open_device
-from tests.gpu.cuda import COLUMNS, cupy, make
+from tests.gpu.cuda import COLUMNS, make
 from tiering.errors import CapacityExceeded, Corrupt, UsageError
 from tiering.reader import BlockReader
-
-__all__ = ["cupy"]
 
 pytestmark = pytest.mark.gpu
 

@@ -63,7 +63,7 @@ def test_raw_zarr_on_a_file_tier_is_read_direct(tmp_path: Path) -> None:
     path = run(make(open_tier(tmp_path / "lake", name="lake")), device)
     assert path.host == 0
     assert path.direct == device.preads >= 3 * -(-ROWS // BLOCK_ROWS)
-    assert (path.device, path.compat) == ("host", False)
+    assert path.device == "host"
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,6 @@ def test_a_failing_direct_read_goes_through_host_memory(tmp_path: Path, device: 
     path = run(make(open_tier(tmp_path / "lake", name="lake")), device)
     assert path.direct == 0
     assert path.host > 0
-
-
-def test_compat_mode_is_reported_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "loaders.gpu"):
-        path = run(make(open_tier(tmp_path / "lake", name="lake")), HostDevice(compat=True))
-    assert path.compat
-    assert "compatibility mode" in caplog.text
 
 
 def test_a_slot_is_overwritten_only_after_the_gathers_that_read_it(tmp_path: Path) -> None:
