@@ -165,6 +165,14 @@ def make(tier: Tier, form: str = "zarr", codec: str | None = None) -> Corpus:
     )
 
 
+def assert_same(left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    """Both batches have the same columns, dtypes and rows."""
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        assert right[name].dtype == values.dtype
+        np.testing.assert_array_equal(right[name], values)
+
+
 def shard_file(corpus: Corpus, root: Path, column: str = "tokens", shard: int = 0) -> Path:
     table = corpus.manifest.to_pylist()
     (key,) = [row["key"] for row in table if (row["column"], row["shard"]) == (column, shard)]

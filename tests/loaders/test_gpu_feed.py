@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from loaders import Loader, Mixture, gpu
 from loaders.gpu_feed import MOST_COPYING, TOGETHER, GpuFeed
 from loaders.host import HostFeed
-from tests.gpu.host_device import COLUMNS, ROWS, HostDevice, make
+from tests.gpu.host_device import COLUMNS, ROWS, HostDevice, assert_same, make
 from tiering import Corpus, open_tier
 
 
@@ -32,10 +31,7 @@ def loaders(corpus: Corpus, **options: Any) -> tuple[Loader, Loader]:
 def compare(expected: Iterator[Any], found: list[Any]) -> int:
     rows = 0
     for left, right in zip(expected, found, strict=True):
-        assert left.keys() == right.keys()
-        for name, values in left.items():
-            assert right[name].dtype == values.dtype
-            np.testing.assert_array_equal(right[name], values)
+        assert_same(left, right)
         rows += len(left["label"])
     return rows
 

@@ -15,7 +15,17 @@ from loaders import Loader
 from loaders.gpu import CudaSlots, ReadPath, SlotFences, aligned_rows
 from loaders.slots import Batch, Slots
 from loaders.window import WindowFeed, slots_needed
-from tests.gpu.host_device import BLOCK_ROWS, ROWS, TOKENS, HostDevice, HostEvent, flip, make, shard_file
+from tests.gpu.host_device import (
+    BLOCK_ROWS,
+    ROWS,
+    TOKENS,
+    HostDevice,
+    HostEvent,
+    assert_same,
+    flip,
+    make,
+    shard_file,
+)
 from tiering import Corpus, NodeCache, open_tier
 from tiering.errors import Unavailable
 from tiering.reader import BlockReader
@@ -46,10 +56,7 @@ def run(corpus: Corpus, device: HostDevice, cache: NodeCache | None = None) -> R
     found = batches(corpus, make_slots, BlockReader(corpus, cache=cache))
     rows = 0
     for left, right in zip(expected, found, strict=True):
-        assert left.keys() == right.keys()
-        for name, values in left.items():
-            assert right[name].dtype == values.dtype
-            np.testing.assert_array_equal(right[name], values)
+        assert_same(left, right)
         rows += len(left["label"])
     assert rows == ROWS
     used[0].close()
