@@ -5,9 +5,9 @@ returns nobody writes to a slot any more.
 
 Blocks in the page cache come at the speed of a copy: one thread ahead of the training is enough for them, a
 second one would take its processor time and its turns at the interpreter. Others have a latency that only
-more threads hide. So where reads wait for long a thread is added, up to the most that are allowed; a few
-among many do not count, which may have waited for their turn at the interpreter. Whoever waits for a block
-that nobody has begun to read reads it, and where processors are left has one more thread help.
+more threads hide. So where reads wait for long a thread is added, up to the most that are allowed; what they
+wait for their turn at the interpreter does not count, nor does one among many. Whoever waits for a block that
+nobody has begun to read reads it, and where processors are left has one more thread help.
 """
 
 from __future__ import annotations
@@ -159,8 +159,7 @@ class Reads:
             idle_seconds = max(0.0, idle_seconds - _TURNS * (time.perf_counter() - began))
         with self._changed:
             self._idle.append(idle_seconds)
-            # A quarter may have waited for something else.
-            idle_seconds = sorted(self._idle)[len(self._idle) * 3 // 4]
+            idle_seconds = sorted(self._idle)[-2:][0]  # one of them may have waited for something else
             self._far = idle_seconds > _FAR_SECONDS
             reading.left -= 1
             reading.error = reading.error or error

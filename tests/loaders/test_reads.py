@@ -59,7 +59,8 @@ def test_one_thread_reads_fast_blocks_in_order(reader: Reader, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("seldom", "turn_seconds", "far"), [(8, 0.0, False), (1, 0.0, True), (1, 0.1, True), (1, 0.3, False)]
+    ("seldom", "turn_seconds", "far"),
+    [(16, 0.0, False), (8, 0.0, True), (1, 0.0, True), (1, 0.1, True), (1, 0.3, False)],
 )
 def test_reads_that_wait_seldom_or_for_the_interpreter_are_no_reason_for_more_threads(
     monkeypatch: pytest.MonkeyPatch, seldom: int, turn_seconds: float, far: bool
