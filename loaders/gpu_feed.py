@@ -1,7 +1,8 @@
 """Batches that the host reads, on a GPU: page-locked memory, copied a few batches ahead of the training.
 
-Invariant: page-locked memory is not filled again before its copy is over, and memory of the GPU not before
-what was queued on the training's stream, when that memory was let go, is over.
+Invariant: page-locked memory is not filled again before its copy is over; memory of the GPU not before what
+was queued on the training's stream, when that memory was let go, is over; and what was not handed out is let
+go behind its copy.
 
 Copies are queued on a stream of their own, behind all that the training's stream was given before; so they
 run beside the step on the batch that is handed out. Several batches that are read already go together: each
@@ -62,9 +63,9 @@ class GpuFeed(Closing):
 
     def close(self) -> None:
         """Wait for copies, and stop reading. Idempotent; a forked child has no copies."""
-        self._next.clear()
         if self._process == os.getpid():
             self._forget(0)
+        self._next.clear()
         self._feed.close()
 
     def batch(self, start: int, stop: int) -> Batch:
@@ -75,6 +76,7 @@ class GpuFeed(Closing):
                 self._begin([self._feed.batch(start, stop)], stream)
                 self._position = stop
             elif self._next[0][2].stream != stream:  # arrays are of a stream that the training has left
+                self._forget(0)  # or that stream could use their memory for others while it is filled
                 host = [batch for batch, _, _ in self._next]
                 self._next.clear()
                 self._begin(host, stream)

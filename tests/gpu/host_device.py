@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,8 @@ class HostDevice:
         """By identity of each array that was uploaded: the stream it is of, and its copy."""
         self.waits: set[tuple[int, int]] = set()
         """Streams that wait for a copy, and its identity."""
+        self.let_go_early = 0
+        """Arrays let go before the copy that fills them, which their stream does not wait for."""
         self.locked = 0
         """Arrays in page-locked memory."""
         self._kept: list[dict[str, Any]] = []
@@ -125,11 +128,19 @@ class HostDevice:
         return np.ndarray(shape, dtype, buffer=bytearray(math.prod(shape) * dtype.itemsize))
 
     def upload(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], LateCopy]:
-        arrays = [{name: np.full_like(host, 1) for name, host in batch.items()} for batch in batches]
-        self._kept += arrays
-        copy = LateCopy(self.copies, batches, arrays)
-        self.made_on |= {id(array): (self.current, copy) for made in arrays for array in made.values()}
+        memory = [{name: np.full_like(host, 1) for name, host in batch.items()} for batch in batches]
+        self._kept += memory
+        copy, stream = LateCopy(self.copies, batches, memory), self.current
+        arrays = [{name: array[:] for name, array in made.items()} for made in memory]
+        for made in arrays:
+            for array in made.values():
+                self.made_on[id(array)] = stream, copy
+                weakref.finalize(array, self._let_go, stream, copy)
         return arrays, copy
+
+    def _let_go(self, stream: int, copy: LateCopy) -> None:
+        """Note memory that its stream would use again while it is still to be filled."""
+        self.let_go_early += not copy.done and (stream, id(copy)) not in self.waits
 
     def wait(self, event: Any) -> None:
         self.waits.add((self.current, id(event)))

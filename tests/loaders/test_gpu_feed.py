@@ -16,10 +16,11 @@ from tiering import Corpus, open_tier
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostDevice]:
     found = HostDevice(compat=True)
     monkeypatch.setattr(gpu, "open_device", lambda name: found)
-    return found
+    yield found
+    assert not found.let_go_early
 
 
 def loaders(corpus: Corpus, **options: Any) -> tuple[Loader, Loader]:
@@ -141,6 +142,7 @@ def test_a_forked_child_waits_for_no_copy(
     assert not device.copies[0].done
     del batches
     gc.collect()
+    device.let_go_early = 0  # by the child, whose memory it is not
 
 
 def test_why_the_host_reads_is_told_once(
