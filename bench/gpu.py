@@ -3,10 +3,10 @@
 Every feed gives the same rows in batches of 256, shuffled, and is measured until its last batch is on the
 GPU; rounds are interleaved, and ratios are medians within a round. `h2d` copies page-locked memory in
 pieces of a block; `kvikio` reads whole shards by `CuFile.pread`. `loader` is `Loader(device="cuda:0")`,
-`pinned` the host loader through `TorchLoader(pin_memory=True)`, `host` without a copy. `torch` gathers each
-batch from a memmap and pins it; `gather` does so by numpy into page-locked memory that is there, with no
-allocation at all: the most that one thread can do. `training` has a step of so many milliseconds on the GPU
-for each batch: its time alone over that with the feed.
+`pinned` the host loader through `TorchLoader(pin_memory=True)`, `host` a new one each round and no copy.
+`torch` gathers each batch from a memmap and pins it; `gather` does so by numpy into page-locked memory that
+is there, with no allocation on the host: the most that one thread can do. `training` has a step of so many
+milliseconds on the GPU for each batch: its time alone over that with the feed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all feeds do: put the reads of the windows that come, ahead of the batches that need them.
+"""Feeds, and what those that read do: put the reads of windows that come, ahead of batches that need them.
 
 Invariant: one thread at a time puts reads: one of `loaders.reads`, ahead of the caller, or the caller's own
 where those of its next batch are not put yet.
@@ -18,19 +18,33 @@ from tiering.closing import Closing
 
 
 class Feed(Closing):
-    """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
+    """Batches of some lanes of one epoch, from a position on. Use as a context manager."""
+
+    @property
+    @abstractmethod
+    def stall_seconds(self) -> float:
+        """How long the caller of `batch` waited for bytes, so far."""
+
+    @abstractmethod
+    def batch(self, start: int, stop: int) -> Batch:
+        """Rows at positions [start, stop) of every lane, lane by lane; lanes that end before give fewer.
+
+        Must be called with neighbouring ranges, from the first position on.
+        """
+
+
+class ReadingFeed(Feed):
+    """A feed that reads; it owns threads.
 
     Args:
         read: reads a block, given a job that `_load_next` put.
         start: position where every lane begins.
         threads: the most that read blocks ahead; None for as many as help.
-
-    Attributes:
-        stall_seconds: how long the caller of `batch` waited for bytes, so far.
     """
 
+    stall_seconds: float = 0.0
+
     def __init__(self, read: Callable[..., None], start: int, threads: int | None) -> None:
-        self.stall_seconds = 0.0
         self._planning = threading.Lock()  # held by who puts reads
         self._unread: deque[Reading] = deque()  # by position
         self._ready = start  # windows that begin before have been put
@@ -39,13 +53,6 @@ class Feed(Closing):
     def close(self) -> None:
         """Stop reading; when this returns, nothing is written to any more. Idempotent."""
         self._reads.close()
-
-    @abstractmethod
-    def batch(self, start: int, stop: int) -> Batch:
-        """Rows at positions [start, stop) of every lane, lane by lane; lanes that end before give fewer.
-
-        Must be called with neighbouring ranges, from the first position on.
-        """
 
     @abstractmethod
     def _load_next(self) -> bool:

@@ -22,7 +22,6 @@ from tiering.reader import BlockReader
 
 if TYPE_CHECKING:
     from loaders.gpu import Gpu
-    from loaders.gpu_feed import GpuFeed
 
 BATCHES_KEPT: Final = 16  # that a training may refer to while their memory waits to be used again
 
@@ -56,9 +55,7 @@ class Feeds:
         self._gpu: Gpu | None = None
         self._made_for: tuple[Order, int] | None = None
 
-    def open(
-        self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int
-    ) -> Feed | GpuFeed:
+    def open(self, order: Order, epoch: int, lanes: range, start: int, stop: int, step: int) -> Feed:
         """A feed of positions [start, stop) of some lanes, `step` positions a batch."""
         if self._made_for is None or self._made_for[0] is not order or self._made_for[1] != step:
             self._buffers = self._slots = None

@@ -215,7 +215,11 @@ class CudaSlots:
         try:
             pinned = self._pinned.pop()
         except IndexError:
-            pinned = {name: self._device.pinned(column.read_bytes) for name, column in self._columns.items()}
+            byte = np.dtype(np.uint8)
+            pinned = {
+                name: self._device.page_locked((column.read_bytes,), byte)
+                for name, column in self._columns.items()
+            }
         try:
             yield pinned
         finally:
@@ -265,8 +269,6 @@ def _why_never_direct(reader: BlockReader) -> str | None:
 
 def _why_not_direct(reader: BlockReader) -> str:
     corpus = reader.corpus
-    if why := _why_never_direct(reader):
-        return why
     if corpus.tier.encrypted:
         return f"tier {corpus.tier.name!r} is encrypted, and their shard is in no node cache"
     return f"their shard is in no node cache, and has no file on {corpus.tier.kind} tier {corpus.tier.name!r}"

@@ -77,9 +77,6 @@ class Device(Protocol):
     def record(self) -> tuple[int, Event]:
         """The current stream's identity, and an event behind all of its work so far."""
 
-    def pinned(self, nbytes: int) -> Bytes:
-        """Page-locked host memory."""
-
     def copy(self, host: Bytes, memory: Any) -> None:
         """Fill device memory from page-locked memory of the same length; done when it returns."""
 
@@ -145,18 +142,19 @@ def on_stream(name: str, address: int) -> AbstractContextManager[Any]:
         name: of the GPU.
         address: the stream's ``cudaStream_t``; 0 is the legacy default stream.
     """
-    cupy, number = _module(name, "cupy"), _number(name)
-    stream = _EXTERNAL.get((number, address))
-    if stream is None:
+    known = _EXTERNAL.get((name, address))
+    if known is None:
+        cupy, number = _module(name, "cupy"), _number(name)
         with warnings.catch_warnings():
             # What is to replace it, Stream.from_external, destroys the other library's stream at its end.
             warnings.simplefilter("ignore", DeprecationWarning)
-            stream = _EXTERNAL[number, address] = cupy.cuda.ExternalStream(address, number)
-    return _using(cupy, number, stream)
+            known = cupy, number, cupy.cuda.ExternalStream(address, number)
+        _EXTERNAL[name, address] = known
+    return _using(*known)
 
 
-_EXTERNAL: dict[tuple[int, int], Any] = {}
-"""By device and address; other libraries have few streams and use them again."""
+_EXTERNAL: dict[tuple[str, int], tuple[Any, int, Any]] = {}
+"""What `_using` takes, by device and address; other libraries have few streams and use them again."""
 
 
 @contextmanager
@@ -224,9 +222,6 @@ class _Cuda:
         stream = self.arrays.cuda.get_current_stream()
         return stream.ptr, stream.record(self._event())
 
-    def pinned(self, nbytes: int) -> Bytes:
-        return np.frombuffer(self.arrays.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
-
     def copy(self, host: Bytes, memory: Any) -> None:
         memory.data.copy_from_host_async(host.ctypes.data, host.nbytes, self._copies)
         self._copies.synchronize()
@@ -238,9 +233,8 @@ class _Cuda:
                 memory = self.arrays.cuda.alloc_pinned_memory(nbytes)
         except (MemoryError, RuntimeError) as error:
             hint = "Give the loader a smaller window_blocks, fewer lanes or a smaller batch_size"
-            raise CapacityExceeded(
-                f"{nbytes} bytes of host memory cannot be page-locked", hint=hint
-            ) from error
+            told = f"{nbytes} bytes of host memory cannot be page-locked: {error}"
+            raise CapacityExceeded(told, hint=hint) from error
         return np.ndarray(shape, dtype, buffer=memory)
 
     def stream(self) -> int:

@@ -17,10 +17,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from loaders.feed import Feed
 from loaders.gpu_device import Device, Event
 from loaders.host import HostFeed
 from loaders.slots import Batch
-from tiering.closing import Closing
 
 TOGETHER: Final = 4
 """Batches at most that are copied together."""
@@ -39,7 +39,7 @@ class _Copy:
     """Whether the stream waits for it."""
 
 
-class GpuFeed(Closing):
+class GpuFeed(Feed):
     """The batches of a feed, on a device. Use as a context manager.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from loaders.buffers import BatchBuffer, BatchBuffers
-from loaders.feed import Feed
+from loaders.feed import ReadingFeed
 from loaders.pieces import Piece, Pieces, Plans
 from loaders.reads import Reading
 from loaders.slots import Batch
@@ -46,7 +46,7 @@ def batches_ahead(order: Order, step: int) -> int:
     return -(-min(2 * window, longest) // step) + 2
 
 
-class HostFeed(Feed):
+class HostFeed(ReadingFeed):
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from loaders.arrow_slots import ROWS
 from loaders.collate import Collate, choose_collate, gives_rows, record_batch
@@ -31,9 +31,6 @@ from tiering.corpus import Corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.layout.zarr import ZarrColumn
 from tiering.schema import choose
-
-if TYPE_CHECKING:
-    from loaders.gpu_feed import GpuFeed
 
 MAX_EPOCHS: Final = 1 << 32
 _OF_THIS_PROCESS: Final = frozenset({"_process", "_feeds", "_foreteller", "_feed", "_working"})
@@ -64,7 +61,7 @@ class Loader:
             half-open ranges of them, ``[k, 2]``; or an expression of columns, which are read for it, such as
             ``pyarrow.compute.field("label") == 3``. Shards without any of them are not fetched.
         cache: the node's cache; None reads the tier alone.
-        device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack), read by kvikio.
+        device: ``cpu``, or ``cuda:N`` for arrays in that GPU's memory (cupy, DLPack); see ``docs/gpu.md``.
         transform: called with each batch; what it returns is handed out.
         per_row: call it with each row instead, a dict by column; its results are joined: dicts by their
             keys, arrays and numbers stacked, all else as lists.
@@ -92,7 +89,7 @@ class Loader:
         UsageError: an argument does not fit the corpus or the others.
     """
 
-    _feed: Feed | GpuFeed | None
+    _feed: Feed | None
     _working: Working | None
 
     def __init__(
@@ -320,9 +317,7 @@ class Loader:
         shortest, longest = self._lane_rows()
         return shortest - (shortest - self._position) % self._step if self.drop_last else longest
 
-    def _gathered(
-        self, feed: Feed | GpuFeed, epoch: int, position: int, end: int
-    ) -> Iterator[tuple[Any, Any]]:
+    def _gathered(self, feed: Feed, epoch: int, position: int, end: int) -> Iterator[tuple[Any, Any]]:
         """Rows of each batch and the digest up to it; and the batch, before transforms."""
         lanes = self._order.rank_lanes(self.rank, self.world_size)
         lane_rows = [self._order.lane_rows(epoch, lane) for lane in lanes]
@@ -336,7 +331,7 @@ class Loader:
             else:
                 yield note, self._collate(batch[ROWS].whole() if self._is_arrow else record_batch(batch))
 
-    def _count(self, rows: int, feed: Feed | GpuFeed, working: Working, seconds: float) -> None:
+    def _count(self, rows: int, feed: Feed, working: Working, seconds: float) -> None:
         stats, counts = self.stats, self._feeds.reader.counts
         stats.rows += rows
         stats.batches += 1

@@ -16,6 +16,7 @@ import numpy as np
 
 import policies
 from loaders.buffers import BatchBuffers
+from loaders.feed import Feed
 from loaders.feeds import BATCHES_KEPT, threads_of
 from loaders.host import HostFeed
 from loaders.mixed import MixedPlanner, blocks_kept, mixture_ahead
@@ -33,7 +34,6 @@ from tiering.reader import BlockReader
 
 if TYPE_CHECKING:
     from loaders.gpu import Gpu
-    from loaders.gpu_feed import GpuFeed
 
 SOURCE: Final = "source"
 MAX_CORPORA: Final = 127  # numbers of an int8
@@ -76,7 +76,7 @@ class Mixture:
     _readers: dict[str, BlockReader]
     _buffers: BatchBuffers | None
     _planner: MixedPlanner | None
-    _feed: HostFeed | GpuFeed | None
+    _feed: Feed | None
     _gpu: Gpu | None
     _loop: object
     _epochs: list[int]
@@ -298,7 +298,7 @@ class Mixture:
         self._loop = None
         self._buffers = self._planner = self._feed = self._gpu = None
 
-    def _running_feed(self) -> HostFeed | GpuFeed:
+    def _running_feed(self) -> Feed:
         """The feed that reads from here on; new epochs are told to the readers."""
         if self._feed is None or self._planner is None:
             lanes, end = self._lanes, self._end - (self._end - self._position) % self._stride
@@ -308,7 +308,7 @@ class Mixture:
                 if self.device != "cpu":
                     from loaders.gpu import Gpu
 
-                    self._gpu = Gpu(reader, self.device, mixed=True)
+                    self._gpu = self._gpu or Gpu(reader, self.device, mixed=True)
                     new = self._gpu.device.page_locked
                 rows = len(lanes) * self._stride
                 self._buffers = BatchBuffers(reader.columns, rows, ahead + BATCHES_KEPT, new)

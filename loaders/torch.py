@@ -51,7 +51,7 @@ def to_torch(batch: Any) -> Any:
     return batch
 
 
-def tensors(loader: Loader) -> Iterator[Any]:
+def _tensors(loader: Loader) -> Iterator[Any]:
     """The batches of one epoch as tensors.
 
     Those of a GPU are made on the stream that is torch's current one when the batch is asked for, and as with
@@ -96,7 +96,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         self._share: Loader | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        return tensors(self._own())
+        return _tensors(self._own())
 
     def __len__(self) -> int:
         """Batches of an epoch without workers; with them at most as many."""
@@ -207,7 +207,7 @@ class TorchLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = self._from_workers() if self.num_workers else tensors(self.loader)
+        batches = self._from_workers() if self.num_workers else _tensors(self.loader)
         return map(_pinned, batches) if self._pins else batches
 
     @property

@@ -20,7 +20,7 @@ import heapq
 import numpy as np
 
 from loaders.ahead import Plan, Planner
-from loaders.feed import Feed
+from loaders.feed import ReadingFeed
 from loaders.reads import Job, Reading
 from loaders.slots import Batch, Slots
 from policies import Order
@@ -38,7 +38,7 @@ def slots_needed(order: Order, lanes: int) -> int:
     return min(2 * lanes * order.window_blocks, blocks) + lanes - 1
 
 
-class WindowFeed(Feed):
+class WindowFeed(ReadingFeed):
     """Batches of some lanes of one epoch, from a position on. Use as a context manager; it owns threads.
 
     Args:

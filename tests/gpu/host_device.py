@@ -145,9 +145,6 @@ class HostDevice:
     def wait(self, event: Any) -> None:
         self.waits.add((self.current, id(event)))
 
-    def pinned(self, nbytes: int) -> Any:
-        return np.empty(nbytes, np.uint8)
-
     def copy(self, host: Any, memory: Any) -> None:
         assert host.nbytes == memory.nbytes
         memory[:] = host
