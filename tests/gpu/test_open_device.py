@@ -132,7 +132,6 @@ def test_loader_on_a_gpu_gives_the_batches_of_the_host(
             for name, values in left.items():
                 assert isinstance(right[name], FakeArray)
                 np.testing.assert_array_equal(right[name], values)
-    assert fakes.pinned_on == {1}  # on another one it would take the memory of a context there
     assert fakes.threads == gpu_device.KVIKIO_THREADS
     assert open_device("cuda:1").memory(10).data.ptr % 4096 == 0
 
@@ -155,6 +154,33 @@ def test_transforms_in_threads_work_on_the_stream_of_their_batch(
     assert [ptr for ptr, _ in seen] == [7] * len(batches)
     assert (threading.get_ident() in {thread for _, thread in seen}) == (not workers)
     assert fakes.current()[-1].ptr == 0
+
+
+def test_memory_is_page_locked_on_the_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = FakeDevices(monkeypatch)
+    array = open_device("cuda:1").page_locked((3, 2), np.dtype(np.int16))  # as by a thread that reads
+    assert (array.shape, array.dtype) == ((3, 2), np.int16)
+    assert fakes.pinned_on == {1}  # on another one it would take the memory of a context there
+
+
+def test_page_locked_memory_that_is_not_there_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(nbytes: int) -> bytearray:
+        raise RuntimeError("cudaErrorMemoryAllocation: out of memory")
+
+    FakeDevices(monkeypatch).cuda.alloc_pinned_memory = fail
+    with pytest.raises(CapacityExceeded, match=r"12 bytes.*page-locked: cudaError.*window_blocks"):
+        open_device("cuda:1").page_locked((3, 2), np.dtype(np.int16))
+
+
+def test_a_gpu_without_room_for_batches_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = FakeDevices(monkeypatch)
+
+    def empty(shape: Any, dtype: Any) -> Any:
+        raise MemoryError
+
+    fakes.cupy.empty = empty
+    with pytest.raises(CapacityExceeded, match=r"cuda:0 has no room for 2 batches of 12 bytes.*batch_size"):
+        open_device("cuda:0").upload([{"x": np.zeros(3, np.int32)}] * 2)
 
 
 def test_kvikio_keeps_the_threads_its_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
