@@ -20,12 +20,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from tiering.stores.hurry import hurry
+
 _SLOW_SECONDS: Final = 5e-4  # that a read waits and does not work: for a disk, a server, not the page cache
 _FAR_SECONDS: Final = 2e-3
 _RECENT: Final = 16
 _TURNS: Final = 4  # how often a read gives up the interpreter, for calls of the system
 _THREADS: Final = 4
 _MOST_THREADS: Final = 32
+_HURRIED: Final = 64  # reads after one was waited for
+_MOST_HURRIED: Final = 1 << 16
 
 
 class Reading:
@@ -64,6 +68,8 @@ class Reads:
         self._poked = self._closed = False
         self._idle: deque[float] = deque(maxlen=_RECENT)  # seconds that the last reads waited
         self._far = False  # whether they were of something far away
+        self._hurried = 0  # how many of the next reads hurry
+        self._run = _HURRIED // 2
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="tiering-read")
 
@@ -99,6 +105,8 @@ class Reads:
         Raises:
             RuntimeError: closed before.
         """
+        if reading.left:
+            self._hurry()
         while reading.left and reading.error is None and not self._closed:
             if self._next_is_of(reading):
                 self._wanted = min(self._wanted + 1, max(self._wanted, self._idle_cores))
@@ -115,6 +123,12 @@ class Reads:
             raise reading.error
         if reading.left:
             raise RuntimeError("the window feed is closed")
+
+    def _hurry(self) -> None:
+        """Have the next reads hurry; for twice as many, if those without haste were too slow once more."""
+        if self._hurried <= 0:
+            self._run = min(2 * self._run, _MOST_HURRIED)
+        self._hurried = self._run
 
     def _next_is_of(self, reading: Reading) -> bool:
         try:
@@ -148,8 +162,11 @@ class Reads:
             return False
         began, busy = time.perf_counter(), time.thread_time()
         error = None
+        hurried = self._hurried > 0
+        self._hurried -= hurried
         try:
-            self._read(*job)
+            with hurry(on=hurried):
+                self._read(*job)
         except BaseException as caught:  # noqa: BLE001  # raised where the block is waited for
             error = caught
         idle_seconds = time.perf_counter() - began - (time.thread_time() - busy)

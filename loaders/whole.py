@@ -15,6 +15,7 @@ import numpy as np
 
 from tiering.layout.zarr import ZarrColumn
 from tiering.reader import BlockReader
+from tiering.stores.pages import aligned_buffer, round_up
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Rows = Mapping[str, np.ndarray[Any, Any]]
@@ -62,7 +63,7 @@ class WholeBlocks:
         if shared_rows is None:
             memory = getattr(self._own, "memory", None)
             if memory is None:
-                memory = self._own.memory = self._new(self._columns)
+                memory = self._own.memory = self._new_aligned()
             self._fill(shard, block, {name: memory[name] for name in names})
             return {name: memory[name] for name in names}
         kept = self._keep(shard, block)
@@ -87,6 +88,19 @@ class WholeBlocks:
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
             return kept
+
+    def _new_aligned(self) -> dict[str, np.ndarray[Any, Any]]:
+        """As `_new`, all columns, on pages of their own: direct I/O takes them as they are."""
+        slot_bytes = {
+            column.name: self.reader.slot_rows(column) * column.row_bytes for column in self.reader.columns
+        }
+        area = aligned_buffer(sum(map(round_up, slot_bytes.values())))
+        slots, begin = {}, 0
+        for column in self.reader.columns:
+            rows = np.frombuffer(area, column.dtype, slot_bytes[column.name] // column.dtype.itemsize, begin)
+            slots[column.name] = rows.reshape(-1, *column.shape)
+            begin += round_up(slot_bytes[column.name])
+        return slots
 
     def _new(self, names: Sequence[str] | Mapping[str, ZarrColumn]) -> dict[str, np.ndarray[Any, Any]]:
         columns = [self._columns[name] for name in names]

@@ -123,6 +123,14 @@ def run_python(code: str, *arguments: Any) -> str:
     return out
 
 
+def forget(path: Path) -> None:
+    """Drop a file from the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)  # pages that are not on the disk yet would stay
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
 def open_below(folder: Path) -> int:
     """How many descriptors of this process lead below `folder`."""
     found = 0

@@ -26,6 +26,7 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout, check_block, decode_bloc
 from tiering.monitor.stats import COUNTERS
 from tiering.schema import array_of, choose, columns_of, rows_of
 from tiering.shard_state import RawBlock, ReadCounts, ShardState
+from tiering.stores.pages import borrowed, new_buffer
 from tiering.stores.scatter import Scatter
 
 VERIFY: Final = ("first", "always")
@@ -216,16 +217,16 @@ class BlockReader:
                 state.prove(identity, block)
         else:
             column = self._layout.column(name)
-            stored = memoryview(bytearray(span.nbytes))
-            self.copies.read(state, span.offset, stored)
-            check_block(stored, crc)
-            decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
+            with borrowed(span.nbytes) as stored:
+                self.copies.read(state, span.offset, stored)
+                check_block(stored, crc)
+                decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
         self.copies.needed(span.nbytes)
 
     def _read_message(self, state: ShardState, block: int, memory: memoryview | None) -> pa.RecordBatch:
         """A block of an Arrow corpus, in `memory` or in memory of its own."""
         span, crc = self._locate(state, block)
-        message = memoryview(bytearray(span.nbytes)) if memory is None else memory[: span.nbytes]
+        message = memoryview(new_buffer(span.nbytes)) if memory is None else memory[: span.nbytes]
         self.copies.read(state, span.offset, message)
         batch = arrow.decode_block(message, crc, self.corpus.schema)
         self.copies.needed(span.nbytes)

@@ -1,8 +1,10 @@
 """A cold epoch from a local disk, beside raw reads of the same files, both out of the page cache.
 
-The raw read is the faster of two: each file from its begin in pieces of 8 MiB into one huge-page buffer, by
-one thread, and four files at a time. ``device_share`` is what came from the device by the kernel's count (of
-the bytes of the files): at 1 the caches were cold. Each epoch has a new `Loader`, which checks every CRC.
+The raw read is the faster of two: each file from its begin in pieces of 8 MiB through the page cache into one
+huge-page buffer, by one thread, and four files at a time. ``ratio_to_direct`` is that to four threads that
+read the same pieces past the page cache, as the loader reads blocks that are waited for. ``device_share`` is
+what came from the device by the kernel's count (of the bytes of the files): at 1 the caches were cold. Each
+epoch has a new `Loader`, which checks every CRC.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tiering.stores.pages import aligned_buffer
 
 PIECE_BYTES: Final = 8 << 20
 THREADS: Final = (1, 4)
+DIRECT: Final = "direct, 4 threads"
 
 
 def run(scale: Scale, folder: Path) -> dict[str, object]:
@@ -34,6 +37,7 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
     ways: dict[str, Callable[[], None]] = {
         f"raw, {threads} threads": lambda threads=threads: read(files, threads) for threads in THREADS
     }
+    ways[DIRECT] = lambda: read(files, max(THREADS), os.O_DIRECT)
     ways["loader, defaults"] = lambda: epoch(Loader(corpus, scale.batch))
     ways["loader, verify always"] = lambda: epoch(Loader(corpus, scale.batch, verify="always"))
     sync(files)
@@ -45,13 +49,15 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
             one()
             seconds = time.perf_counter() - begun
             taken[name].append((nbytes / MB / seconds, (device_bytes() - device) / nbytes))
-    bound = max(median(speed for speed, _ in taken[name]) for name in ways if name.startswith("raw"))
+    bound = max(median(speed for speed, _ in taken[name]) for name in ways if name.startswith("raw, "))
+    straight = median(speed for speed, _ in taken[DIRECT])
     figures = {}
     for name, rounds in taken.items():
         speed, share = (median(values) for values in zip(*rounds, strict=True))
         figures[name] = {
             "mb_per_second": round(speed),
             "ratio": round(speed / bound, 3),
+            "ratio_to_direct": round(speed / straight, 3),
             "device_share": round(share, 2),
         }
     return {"aim": 0.9, "megabytes": round(nbytes / MB), "rounds": scale.cold_rounds, "ways": figures}
@@ -85,14 +91,14 @@ def device_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
-def read(files: list[Path], threads: int) -> None:
-    """Read all files, in any order."""
+def read(files: list[Path], threads: int, flags: int = 0) -> None:
+    """Read all files, in any order, each opened with these flags."""
     own = threading.local()
 
     def one(file: Path) -> None:
         if not hasattr(own, "buffer"):
             own.buffer = aligned_buffer(PIECE_BYTES)
-        fd, offset = os.open(file, os.O_RDONLY), 0
+        fd, offset = os.open(file, os.O_RDONLY | flags), 0
         while read := os.preadv(fd, [own.buffer], offset):
             offset += read
         os.close(fd)

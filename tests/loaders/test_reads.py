@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ import pytest
 from loaders import reads
 from loaders.reads import Reading, Reads
 from tiering.errors import Unavailable
+from tiering.stores.hurry import hurries
 
 PATIENCE_SECONDS = 60
 
@@ -146,6 +148,34 @@ def test_who_waits_has_more_threads_help_where_processors_are_left(
     assert not reader.begun.acquire(timeout=0.05)
     reader.gate.set()
     pool.close()
+
+
+def test_reads_hurry_after_a_wait_and_for_longer_when_it_comes_again() -> None:
+    hurried: list[bool] = []
+    pool = Reads(lambda *_: hurried.append(hurries()), lambda: False, 1)
+    with contextlib.closing(pool):
+        for _ in range(2):
+            pool._hurried = 0
+            first, others = Reading(0), Reading(1)
+            pool.put(first, jobs(0))
+            pool.put(others, jobs(*range(300)))
+            pool.wait(first)
+            while pool._read_next():
+                pass
+    assert hurried == [True] * 64 + [False] * 237 + [True] * 128 + [False] * 173
+    assert not hurries()
+
+
+def test_reads_that_nobody_waits_for_do_not_hurry() -> None:
+    hurried: list[bool] = []
+    pool = Reads(lambda *_: hurried.append(hurries()), lambda: False, 1)
+    with contextlib.closing(pool):
+        reading = Reading(0)
+        pool.put(reading, jobs(*range(70)))
+        while pool._read_next():
+            pass
+        pool.wait(reading)
+    assert hurried == [False] * 70
 
 
 def test_an_error_is_raised_where_its_block_is_waited_for() -> None:

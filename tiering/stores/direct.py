@@ -3,7 +3,8 @@
 Invariant: what is read and written is the same whichever way is taken, and a file system that refuses
 O_DIRECT, before or in the middle of the work, costs speed alone. Large objects only: small ones and single
 blocks, which training reads again in every epoch, belong in the page cache, and so does reading what is in
-it already.
+it already. Blocks that somebody waits for are the exception (`hurry`): bringing a block into the page cache
+costs several times the processor time of the read itself.
 
 Which way is faster differs from mount to mount. It is found out on the engine's own work, not by a probe
 that would write files of its own: the first large transfers of a process on a file system take turns, and

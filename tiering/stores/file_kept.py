@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from tiering.stores import direct
+from tiering.stores.hurry import LEAST_BYTES, Descriptor, HurriedFile, hurries
 from tiering.stores.scatter import Scatter
 
 KEPT_FILES: Final = 128
@@ -28,17 +29,22 @@ KEPT_FILES: Final = 128
 _SETTLED_NS: Final = 2_000_000_000
 
 
-class _Open:
+class _Open(Descriptor):
     """An open file; closed when nobody refers to it any more."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_hurried",)
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        super().__init__(fd)
+        self._hurried: HurriedFile | None = None
 
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+    def read_into(self, offset: int, buffer: memoryview | Scatter) -> int:
+        """Fill `buffer` from `offset` on, as far as the file goes; returns how much of it."""
+        if not hurries() or buffer.nbytes < LEAST_BYTES:
+            return direct.read_into(self.fd, offset, buffer)
+        if self._hurried is None:
+            self._hurried = HurriedFile(self.fd)
+        return self._hurried.read_into(offset, buffer)
 
 
 class KeptFile:
@@ -58,12 +64,12 @@ class KeptFile:
         opened = self._opened
         if opened is not None:
             with contextlib.suppress(OSError):  # a stale handle
-                done = direct.read_into(opened.fd, offset, buffer)
+                done = opened.read_into(offset, buffer)
                 stats = os.fstat(opened.fd)
                 if stats.st_nlink or self._for_ever:
                     return done, stats
         opened = self._open()
-        return direct.read_into(opened.fd, offset, buffer), os.fstat(opened.fd)
+        return opened.read_into(offset, buffer), os.fstat(opened.fd)
 
     def _open(self) -> _Open:
         try:

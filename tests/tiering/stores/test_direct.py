@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.patterns import pattern
+from tests.corpora import forget
 from tiering.errors import CapacityExceeded, Unavailable
 from tiering.stores import direct
 from tiering.stores.file import FileStore
@@ -63,13 +64,6 @@ def counted(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[dict[bool, i
     with monkeypatch.context() as patched:
         patched.setattr(os, call, counting)
         yield moved
-
-
-def forget(path: Path) -> None:
-    """Drop a file's clean pages from the page cache."""
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 @pytest.mark.parametrize("nbytes", SIZES)
