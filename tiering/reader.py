@@ -219,8 +219,8 @@ class BlockReader:
             column = self._layout.column(name)
             with borrowed(span.nbytes) as stored:
                 self.copies.read(state, span.offset, stored)
-                check_block(stored, crc)
-                decode_block(self._layout, column, stored, rows_of(slots[name], column, self.block_rows))
+                rows = rows_of(slots[name], column, self.block_rows)
+                decode_block(self._layout, column, stored, rows, crc)
         self.copies.needed(span.nbytes)
 
     def _read_message(self, state: ShardState, block: int, memory: memoryview | None) -> pa.RecordBatch:

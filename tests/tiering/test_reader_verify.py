@@ -16,6 +16,7 @@ from tests.corpora import make_corpus, memory_corpus, seen
 from tests.tiering.reader_tools import BLOCK_ROWS, alone, check_block, flip, shard_files, stage
 from tiering import Corpus, NodeCache, open_tier
 from tiering import reader as reader_module
+from tiering.layout import zarr as zarr_module
 from tiering.errors import Corrupt, UsageError
 from tiering.reader import BlockReader
 from tiering.stores import file_kept
@@ -35,7 +36,8 @@ class Checks:
             self._seen += 1
             return true(*arguments)
 
-        monkeypatch.setattr(reader_module, "check_block", count)
+        for module in (reader_module, zarr_module):  # raw blocks; those that are decoded
+            monkeypatch.setattr(module, "check_block", count)
 
     def take(self) -> int:
         seen, self._seen = self._seen, 0

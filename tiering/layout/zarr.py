@@ -242,7 +242,11 @@ def encode_shard(layout: ZarrLayout, column: ZarrColumn, values: np.ndarray[Any,
 
 
 def decode_block(
-    layout: ZarrLayout, column: ZarrColumn, stored: memoryview, out: np.ndarray[Any, Any]
+    layout: ZarrLayout,
+    column: ZarrColumn,
+    stored: memoryview,
+    out: np.ndarray[Any, Any],
+    crc: int | None = None,
 ) -> None:
     """Check one stored block and decode its first rows into `out`.
 
@@ -252,9 +256,10 @@ def decode_block(
         stored: the bytes of the block's span, CRC included.
         out: shape [1 to block_rows, *column.shape], dtype of the column; fewer rows than `block_rows` for
             a last block that is not full. C-contiguous is fastest.
+        crc: CRC32C of the block, from where else it is known.
 
     Raises:
-        Corrupt: the CRC is wrong, or the block does not hold `block_rows` rows; `out` is then of no use.
+        Corrupt: a CRC is wrong, or the block does not hold `block_rows` rows; `out` is then of no use.
         UsageError: `out` has another shape or dtype.
     """
     if out.dtype != column.dtype or out.shape[1:] != column.shape or not 0 < len(out) <= layout.block_rows:
@@ -262,7 +267,7 @@ def decode_block(
             f"out must have dtype {column.dtype}, 1 to {layout.block_rows} rows of shape {column.shape}, "
             f"not dtype {out.dtype}, shape {out.shape}"
         )
-    payload = check_block(stored)
+    payload = check_block(stored, crc)
     if layout.codec is not None:
         fits = out.flags.c_contiguous and len(out) == layout.block_rows
         whole = out if fits else np.empty((layout.block_rows, *column.shape), column.dtype)
