@@ -16,8 +16,8 @@ from tests.corpora import make_corpus, memory_corpus, seen
 from tests.tiering.reader_tools import BLOCK_ROWS, alone, check_block, flip, shard_files, stage
 from tiering import Corpus, NodeCache, open_tier
 from tiering import reader as reader_module
-from tiering.layout import zarr as zarr_module
 from tiering.errors import Corrupt, UsageError
+from tiering.layout import zarr as zarr_module
 from tiering.reader import BlockReader
 from tiering.stores import file_kept
 from tiering.stores.block import format_volume
