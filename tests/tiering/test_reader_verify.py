@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loaders import Loader
 from tests.corpora import make_corpus, memory_corpus, seen
 from tests.tiering.reader_tools import BLOCK_ROWS, alone, check_block, flip, shard_files, stage
-from tiering import Corpus, NodeCache, open_tier
+from tiering import Corpus, NodeCache, ingest, open_tier
 from tiering import reader as reader_module
 from tiering.errors import Corrupt, UsageError
 from tiering.layout import zarr as zarr_module
@@ -119,6 +121,30 @@ def test_blocks_that_are_compressed_or_on_a_volume_are_always_verified(
         for _ in range(2):
             check_block(reader, 0, 0, ROWS)
             assert checks.take() == len(reader.columns)
+
+
+@pytest.mark.parametrize("codec", [None, "zstd:1"])
+def test_shard_of_another_corpus_is_not_taken_for_its_own_checksums(
+    tmp_path: Path, codec: str | None
+) -> None:
+    tier, random = open_tier(tmp_path), np.random.default_rng(1)
+    mine, other = (
+        ingest(
+            {"x": random.integers(0, 256, (64, 100), np.uint8)},
+            tier,
+            name,
+            block_rows=16,
+            codec=codec,
+            progress=False,
+        )
+        for name in ("mine", "other")
+    )
+    key = mine.manifest["key"][0].as_py()
+    assert mine.manifest["nbytes"] == other.manifest["nbytes"]  # zstd leaves noise as it is
+    shutil.copyfile(tmp_path / "other" / key, tmp_path / "mine" / key)
+    reader = BlockReader(mine)
+    with pytest.raises(Corrupt, match="no good copy"):
+        reader.read(0, 0, {"x": memoryview(bytearray(100 * 17))})
 
 
 @pytest.mark.parametrize("scheme", ["memory", "shm"])

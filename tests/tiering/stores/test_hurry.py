@@ -153,10 +153,11 @@ def test_hurry_is_of_one_thread_and_ends() -> None:
     assert [*found, hurry.hurries()] == [False, False, True, False]
 
 
-def test_hurried_read_beyond_the_end_says_corrupt(store: FileStore, path: Path) -> None:
-    for buffer in buffers(256 * KIB):
+@pytest.mark.parametrize("offset", [0, PAGE_BYTES, 2 * KIB * KIB - 128 * KIB, NBYTES - 256 * KIB, NBYTES])
+def test_hurried_read_beyond_the_end_says_corrupt(store: FileStore, path: Path, offset: int) -> None:
+    for buffer in buffers(max(128 * KIB, NBYTES + 1 - offset)):
         with hurry.hurry(), pytest.raises(Corrupt, match=f"object of {NBYTES} bytes"):
-            store.reader("k")(NBYTES - 256 * KIB + 1, buffer)
+            store.reader("k")(offset, buffer)
 
 
 def test_hurried_read_finds_what_another_wrote_a_moment_ago(store: FileStore, path: Path) -> None:
