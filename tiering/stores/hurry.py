@@ -37,8 +37,10 @@ LEAST_BYTES: Final = 128 << 10
 _CACHED_ONE_IN: Final = 8
 _TRUSTED: Final = 3  # reads after one that was cached: their neighbours are as a rule
 _LOOKED_AT_BYTES: Final = 1 << 20  # of a longer read its begin says whether it is cached
-_LIBC: Final = ctypes.PyDLL(None)  # a call that takes less than giving up the interpreter and coming back
 _CACHESTAT: Final = 451  # on every processor; libraries have no function for it yet
+_syscall: Final = ctypes.PyDLL(None).syscall  # keeps the interpreter: the call takes less than to give it up
+_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
+_syscall.restype = ctypes.c_long
 
 
 class _Thread(threading.local):
@@ -144,7 +146,7 @@ class HurriedFile:
 def _is_cached(fd: int, offset: int, nbytes: int) -> bool | None:
     """Whether all of a range is in the page cache; None where the kernel does not tell."""
     found = (ctypes.c_uint64 * 5)()  # struct cachestat: first the number of cached pages
-    if _LIBC.syscall(_CACHESTAT, fd, (ctypes.c_uint64 * 2)(offset, nbytes), found, 0) != 0:
+    if _syscall(_CACHESTAT, fd, (ctypes.c_uint64 * 2)(offset, nbytes), found, 0) != 0:
         return None
     return bool(found[0] > (offset + nbytes - 1) // PAGE_BYTES - offset // PAGE_BYTES)
 
