@@ -91,15 +91,12 @@ class WholeBlocks:
 
     def _new_aligned(self) -> dict[str, np.ndarray[Any, Any]]:
         """As `_new`, all columns, on pages of their own: direct I/O takes them as they are."""
-        slot_bytes = {
-            column.name: self.reader.slot_rows(column) * column.row_bytes for column in self.reader.columns
-        }
-        area = aligned_buffer(sum(map(round_up, slot_bytes.values())))
+        shapes = {column: (self.reader.slot_rows(column), *column.shape) for column in self.reader.columns}
         slots, begin = {}, 0
-        for column in self.reader.columns:
-            rows = np.frombuffer(area, column.dtype, slot_bytes[column.name] // column.dtype.itemsize, begin)
-            slots[column.name] = rows.reshape(-1, *column.shape)
-            begin += round_up(slot_bytes[column.name])
+        area = aligned_buffer(sum(round_up(rows * column.row_bytes) for column, (rows, *_) in shapes.items()))
+        for column, shape in shapes.items():
+            slots[column.name] = np.ndarray(shape, column.dtype, area, begin)
+            begin += round_up(slots[column.name].nbytes)
         return slots
 
     def _new(self, names: Sequence[str] | Mapping[str, ZarrColumn]) -> dict[str, np.ndarray[Any, Any]]:

@@ -199,7 +199,7 @@ def test_loader_reads_past_the_page_cache_what_is_waited_for_and_not_there(
     corpus = ingest({"x": noise}, tier, "c", shard_size="1MiB", block_rows=100, progress=False, **options)
     loader = Loader(corpus, 50, lanes=1)
     with (tmp_path / "c" / corpus.manifest["key"][0].as_py()).open("rb") as file:
-        if hurry._is_cached(file.fileno(), 0, 1) is None or not direct._set_direct(file.fileno(), on=True):
+        if hurry.is_cached(file.fileno(), 0, 1) is None or not direct._set_direct(file.fileno(), on=True):
             pytest.skip("this machine does not say what is cached, or has no O_DIRECT here")
     for epoch in range(3):
         for path in (tmp_path / "c").rglob("*"):

@@ -112,7 +112,7 @@ class HurriedFile:
             return False
         if self._device in _closed or direct.trial(self._device, "read").verdict is False:
             return False
-        cached = _is_cached(self._fd, offset, min(nbytes, _LOOKED_AT_BYTES))
+        cached = is_cached(self._fd, offset, min(nbytes, _LOOKED_AT_BYTES))
         if cached is None:
             _closed.add(self._device)
         elif cached:
@@ -143,7 +143,7 @@ class HurriedFile:
             return None
 
 
-def _is_cached(fd: int, offset: int, nbytes: int) -> bool | None:
+def is_cached(fd: int, offset: int, nbytes: int) -> bool | None:
     """Whether all of a range is in the page cache; None where the kernel does not tell."""
     found = (ctypes.c_uint64 * 5)()  # struct cachestat: first the number of cached pages
     if _syscall(_CACHESTAT, fd, (ctypes.c_uint64 * 2)(offset, nbytes), found, 0) != 0:

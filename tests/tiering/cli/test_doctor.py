@@ -12,7 +12,9 @@ import pytest
 from tests.servers import BUCKET, Endpoint
 from tiering import Tier, open_tier
 from tiering.digest import Buffer
-from tiering.probe import probe
+from tiering.doctor import examine
+from tiering.probe import Check, probe
+from tiering.stores import hurry
 from tiering.stores.base import ObjectInfo, Store
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import ReadOnly
@@ -37,6 +39,19 @@ def test_doctor_tries_everything(tiering: Any, tmp_path: Path) -> None:
     assert set(checks) >= NAMES
     assert checks["obstore"]["verdict"] == "ok"
     assert answer.document["ok"] == (answer.code == 0)
+
+
+def test_doctor_says_what_becomes_of_direct_io_where_the_kernel_does_not_say_what_is_cached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def direct_io() -> Check:
+        return next(check for check in examine(tmp_path, []) if check.name == "O_DIRECT")
+
+    if direct_io().verdict != "ok":
+        pytest.skip(direct_io().detail)
+    monkeypatch.setattr(hurry, "_CACHESTAT", -1)
+    assert direct_io().verdict == "optional"
+    assert "Linux 6.5" in direct_io().detail
 
 
 def test_doctor_tries_the_tiers(tiering: Any, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ ROW_BYTES = 2 * KIB + 2
 def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Devices that are not read in a hurry: none at first. Skips where this one cannot be."""
     with (tmp_path / "probe").open("wb") as file:
-        if hurry._is_cached(file.fileno(), 0, 1) is None:
+        if hurry.is_cached(file.fileno(), 0, 1) is None:
             pytest.skip("this kernel does not say what is cached")
         if not direct._set_direct(file.fileno(), on=True):
             pytest.skip("no O_DIRECT here")
@@ -61,7 +61,7 @@ def path(store: FileStore) -> Path:
 
 def is_cached(path: Path, offset: int = 0, nbytes: int = NBYTES) -> bool:
     with path.open("rb") as file:
-        found = hurry._is_cached(file.fileno(), offset, nbytes)
+        found = hurry.is_cached(file.fileno(), offset, nbytes)
     assert found is not None
     return found
 
