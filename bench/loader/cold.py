@@ -43,23 +43,25 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
     ways["loader, through the page cache"] = lambda: unhurried(Loader(corpus, scale.batch), files[0])
     ways["loader, verify always"] = lambda: epoch(Loader(corpus, scale.batch, verify="always"))
     sync(files)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(scale.cold_rounds):
         for name, one in ways.items():
             drop(files)
-            device, begun = device_bytes(), time.perf_counter()
+            device, cpu, begun = device_bytes(), time.process_time(), time.perf_counter()
             one()
             seconds = time.perf_counter() - begun
-            taken[name].append((nbytes / MB / seconds, (device_bytes() - device) / nbytes))
-    bound = max(median(speed for speed, _ in taken[name]) for name in ways if name.startswith("raw, "))
-    straight = median(speed for speed, _ in taken[DIRECT])
+            cost = (time.process_time() - cpu) / nbytes * 1e9
+            taken[name].append((nbytes / MB / seconds, cost, (device_bytes() - device) / nbytes))
+    bound = max(median(speed for speed, *_ in taken[name]) for name in ways if name.startswith("raw, "))
+    straight = median(speed for speed, *_ in taken[DIRECT])
     figures = {}
     for name, rounds in taken.items():
-        speed, share = (median(values) for values in zip(*rounds, strict=True))
+        speed, cost, share = (median(values) for values in zip(*rounds, strict=True))
         figures[name] = {
             "mb_per_second": round(speed),
             "ratio": round(speed / bound, 3),
             "ratio_to_direct": round(speed / straight, 3),
+            "cpu_seconds_per_gb": round(cost, 3),
             "device_share": round(share, 2),
         }
     return {"aim": 0.9, "megabytes": round(nbytes / MB), "rounds": scale.cold_rounds, "ways": figures}

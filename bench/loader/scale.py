@@ -26,7 +26,7 @@ class Scale:
     jpeg_rows: int = 1_024
     image_batch: int = 64
     image_rounds: int = 3
-    cold_rounds: int = 5
+    cold_rounds: int = 15
 
     @property
     def row_bytes(self) -> int:
