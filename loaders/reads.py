@@ -7,7 +7,8 @@ Blocks in the page cache come at the speed of a copy: one thread ahead of the tr
 second one would take its processor time and its turns at the interpreter. Others have a latency that only
 more threads hide. So where reads wait for long a thread is added, up to the most that are allowed; what they
 wait for their turn at the interpreter does not count, nor does one among many. Whoever waits for a block that
-nobody has begun to read reads it, and where processors are left has one more thread help.
+nobody has begun to read reads it, and where processors are left has one more thread help. After a wait reads
+hurry for a while (`tiering.stores.hurry`): what is not in the page cache comes sooner past it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from loaders import Loader
 from policies import Order
 from tiering import Corpus, Tier, ingest, open_tier
+from tiering.stores import direct, hurry
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -129,6 +131,13 @@ def forget(path: Path) -> None:
     os.fsync(fd)  # pages that are not on the disk yet would stay
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
+
+
+def has_a_way_past_the_page_cache(folder: Path) -> bool:
+    """Whether files below a folder can be read in a hurry (`tiering.stores.hurry`)."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        told = hurry.is_cached(file.fileno(), 0, 1) is not None
+        return told and direct._set_direct(file.fileno(), on=True)
 
 
 def open_below(folder: Path) -> int:

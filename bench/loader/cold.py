@@ -27,7 +27,7 @@ from tiering.stores.pages import aligned_buffer
 
 PIECE_BYTES: Final = 8 << 20
 THREADS: Final = (1, 4)
-DIRECT: Final = "direct, 4 threads"
+DIRECT: Final = f"direct, {max(THREADS)} threads"
 
 
 def run(scale: Scale, folder: Path) -> dict[str, object]:
@@ -52,7 +52,7 @@ def run(scale: Scale, folder: Path) -> dict[str, object]:
             seconds = time.perf_counter() - begun
             cost = (time.process_time() - cpu) / nbytes * 1e9
             taken[name].append((nbytes / MB / seconds, cost, (device_bytes() - device) / nbytes))
-    bound = max(median(speed for speed, *_ in taken[name]) for name in ways if name.startswith("raw, "))
+    bound = max(median(speed for speed, *_ in taken[name]) for name in ways if name.startswith("raw"))
     straight = median(speed for speed, *_ in taken[DIRECT])
     figures = {}
     for name, rounds in taken.items():

@@ -14,6 +14,7 @@ from loaders.whole import WholeBlocks
 from tests.corpora import columns, memory_corpus
 from tiering.errors import Unavailable
 from tiering.reader import BlockReader
+from tiering.stores.pages import PAGE_BYTES
 
 
 class Counting(BlockReader):
@@ -63,6 +64,8 @@ def test_a_block_of_one_lane_is_read_into_the_memory_of_its_thread(reader: Count
         third = pool.submit(blocks.read, 0, 0, ["row", "pair"]).result()
     assert third["row"] is not first["row"]
     assert len(reader.done) == 3
+    for rows in (*first.values(), *third.values()):  # direct I/O takes it as it is
+        assert rows.__array_interface__["data"][0] % PAGE_BYTES == 0
 
 
 def test_a_block_of_several_lanes_is_read_once_until_all_its_rows_were_used(reader: Counting) -> None:

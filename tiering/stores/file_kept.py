@@ -2,7 +2,8 @@
 
 Invariant: what is read is of the file that has the name now, or had it until it was replaced while the read
 was under way: a file that has lost its last name is not read again, unless it can never change. At most
-`KEPT_FILES` of a store stay open; nobody closes one that another thread reads.
+`KEPT_FILES` of a store stay open, twice each where they are read in a hurry; nobody closes one that another
+thread reads.
 
 A file that was evicted or replaced keeps its room on the disk until it is asked for again, pushed out by
 others, or its `KeptFile` goes away; so whoever reads holds one no longer than its reads are near.

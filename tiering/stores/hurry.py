@@ -6,8 +6,8 @@ lost.
 To bring a block into the page cache takes a processor several times as long as to read it from an NVMe drive:
 its pages are found, entered one by one, and copied from. So a thread that says that it hurries reads what is
 not cached directly (O_DIRECT) into memory. Blocks that nobody waits for go through the page cache, where the
-next epoch finds them, and so does one of eight that somebody waits for: a corpus that fits the memory is in
-it after some epochs however fast it is read.
+next epoch finds them, and so does one of eight that somebody waits for: of a corpus that fits the memory each
+epoch adds to it, however fast it is read.
 
 Only from Linux 6.5 on, which says what is cached (cachestat(2)). On much older ones a fork at the same
 instant could leave direct I/O with memory that is no longer this process's.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.patterns import pattern
-from tests.corpora import forget, open_below
+from tests.corpora import forget, has_a_way_past_the_page_cache, open_below
 from tiering.errors import Corrupt, Unavailable
 from tiering.stores import direct, hurry
 from tiering.stores.file import FileStore
@@ -30,11 +30,8 @@ ROW_BYTES = 2 * KIB + 2
 @pytest.fixture(autouse=True)
 def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Devices that are not read in a hurry: none at first. Skips where this one cannot be."""
-    with (tmp_path / "probe").open("wb") as file:
-        if hurry.is_cached(file.fileno(), 0, 1) is None:
-            pytest.skip("this kernel does not say what is cached")
-        if not direct._set_direct(file.fileno(), on=True):
-            pytest.skip("no O_DIRECT here")
+    if not has_a_way_past_the_page_cache(tmp_path):
+        pytest.skip("this kernel does not say what is cached, or there is no O_DIRECT here")
     found: set[int] = set()
     monkeypatch.setattr(hurry, "_closed", found)
     monkeypatch.setattr(hurry, "_CACHED_ONE_IN", 1 << 60)
