@@ -150,7 +150,10 @@ def test_who_waits_has_more_threads_help_where_processors_are_left(
     pool.close()
 
 
-def test_reads_hurry_after_a_wait_and_for_longer_when_it_comes_again() -> None:
+def test_reads_hurry_after_a_wait_and_for_longer_when_it_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", PATIENCE_SECONDS)  # else a busy machine adds a thread
     hurried: list[bool] = []
     pool = Reads(lambda *_: hurried.append(hurries()), lambda: False, 1)
     with contextlib.closing(pool):
@@ -166,7 +169,23 @@ def test_reads_hurry_after_a_wait_and_for_longer_when_it_comes_again() -> None:
     assert not hurries()
 
 
-def test_reads_that_nobody_waits_for_do_not_hurry() -> None:
+def test_waits_for_reads_that_hurry_do_not_make_it_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", PATIENCE_SECONDS)  # else a busy machine adds a thread
+    hurried: list[bool] = []
+    pool = Reads(lambda *_: hurried.append(hurries()), lambda: False, 1)
+    with contextlib.closing(pool):
+        for position in range(3):
+            reading = Reading(position)
+            pool.put(reading, jobs(position))
+            pool.wait(reading)
+        pool.put(Reading(3), jobs(*range(100)))
+        while pool._read_next():
+            pass
+    assert hurried == [True] * (2 + 64) + [False] * 37
+
+
+def test_reads_that_nobody_waits_for_do_not_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_SLOW_SECONDS", PATIENCE_SECONDS)  # else a busy machine adds a thread
     hurried: list[bool] = []
     pool = Reads(lambda *_: hurried.append(hurries()), lambda: False, 1)
     with contextlib.closing(pool):
