@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -81,13 +82,25 @@ def _interrupts_kept_back() -> Iterator[None]:
 
     A terminal interrupts all processes at once. Workers must leave it to the one that commands them, which
     ends them in order; and a cluster that is stopped while it starts cannot be closed.
+
+    The mask is what they inherit. It does not keep interrupts from this process: threads that were there
+    before, such as those of numpy's linear algebra, take them for the main thread, where Python handles them.
     """
+    kept: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and callable(usual)
     resource_tracker.ensure_running()  # whoever starts it has interrupts let through again
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, _frame: kept.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if ours:
+            signal.signal(signal.SIGINT, usual)
+        if kept:
+            signal.raise_signal(signal.SIGINT)
 
 
 def run_tasks(tasks: Iterable[Delayed], client: Client | None) -> Iterator[Any]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +112,42 @@ def test_tasks_on_a_cluster_give_all_results_with_few_in_flight_and_let_go(clust
     assert not [future for future in cluster.futures if future.startswith("square")]
 
 
+_INTERRUPTED_START = """
+import os, signal, sys, threading
+import tiering.graph as graph
+
+class Interrupted(graph.LocalCluster):
+    def __init__(self, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        super().__init__(*arguments, **options)
+        print("kept back")
+        clusters.append(self)
+
+def raise_mine(*_):
+    raise ZeroDivisionError
+
+def main():
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(int(sys.argv[1]))]
+    for thread in threads:
+        thread.start()
+    if sys.argv[2] == "own":
+        signal.signal(signal.SIGINT, raise_mine)
+    try:
+        with graph.local_cluster(processes=False):
+            print("not raised")
+    except ZeroDivisionError if sys.argv[2] == "own" else KeyboardInterrupt:
+        print("then raised")
+    print(clusters[0].status.name)
+    stop.set()
+
+clusters = []
+graph.LocalCluster = Interrupted
+if __name__ == "__main__":
+    main()
+"""
+
+
 @pytest.mark.parametrize("work", [fail_at_five, fail_always])
 def test_tasks_on_a_cluster_raise_the_typed_error_of_a_task(cluster: Client, work: Any) -> None:
     watch = Watch(1000)
@@ -146,3 +185,15 @@ def test_local_cluster_listens_on_loopback_alone() -> None:
         assert client.scheduler.address.startswith("tcp://127.0.0.1:")
         assert client.cluster.dashboard_link.startswith("http://127.0.0.1:")
         assert client.submit(square, 7).result() == 49
+
+
+def test_local_cluster_keeps_interrupts_back_while_it_starts(tmp_path: Path) -> None:
+    """Also where a thread that was there before takes the signal for the main thread."""
+    script = tmp_path / "script.py"
+    script.write_text(_INTERRUPTED_START)
+    for threads in ("0", "1"):
+        for handler in ("usual", "own"):
+            command = [sys.executable, script, threads, handler]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert (done.returncode, done.stderr) == (0, ""), (threads, handler)
+            assert done.stdout == "kept back\nthen raised\nclosed\n", (threads, handler)
