@@ -36,6 +36,7 @@ from tiering.credentials import Options, aws_keys, check_references, check_url, 
 from tiering.digest import Buffer
 from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable, UsageError
 from tiering.keys import TEMP_PREFIX, validate, validate_prefix
+from tiering.stores.aws_sessions import asyncio_session
 from tiering.stores.base import ObjectInfo, Store, check_range, total_bytes
 from tiering.stores.fsspec_errors import code, typed
 from tiering.stores.object_conditional import ConditionalCreate
@@ -291,13 +292,14 @@ class FsspecStore(Store):
 
 def _s3fs_arguments(options: ObjectOptions, where: str) -> dict[str, Any]:
     given = options.options
-    look_up = None if "profile" in given else aws_keys(given, where)
+    profile = str(given["profile"]) if "profile" in given else None
+    look_up = None if profile else aws_keys(given, where)
     keys = look_up() if look_up else None
     return {
         "key": keys and keys["access_key_id"],
         "secret": keys and keys["secret_access_key"],
         "token": keys and keys["token"],
-        "profile": given.get("profile"),
+        "session": asyncio_session(where, profile),
         "anon": given.get("anonymous", False),
         "endpoint_url": given.get("endpoint_url"),
         "client_kwargs": {

@@ -26,10 +26,10 @@ from botocore.exceptions import (  # type: ignore[import-untyped,unused-ignore]
     ConnectTimeoutError,
     ReadTimeoutError,
 )
-from botocore.session import Session  # type: ignore[import-untyped,unused-ignore]
 
 from tiering.credentials import aws_keys
 from tiering.errors import DeadlineExceeded, NotFound, TieringError, Unavailable
+from tiering.stores.aws_sessions import blocking_session
 from tiering.stores.object_options import ObjectOptions
 
 ABANDONED_SECONDS = 86_400.0
@@ -153,9 +153,10 @@ def sweep_uploads(options: ObjectOptions, prefix: str) -> int:
 
 def _client(options: ObjectOptions) -> Any:
     given = options.options
-    look_up = aws_keys(given, f"tier {options.tier!r}")
+    where = f"tier {options.tier!r}"
+    look_up = aws_keys(given, where)
     keys = look_up() if look_up else None
-    return Session().create_client(
+    return blocking_session(where).create_client(
         "s3",
         endpoint_url=given.get("endpoint_url"),
         region_name=str(given.get("region", "us-east-1")),
