@@ -22,9 +22,11 @@ from tests.servers import (
 
 # Else each of the processes that tests start would compile all of this package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# Dask's workers look at their stacks and at the clock a hundred times a second, also with nothing to do.
+# Dask's workers look at their stacks, the clock and the machine many times a second, also with nothing to do.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "500ms")
+os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL", "5s")
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL", "1s")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
