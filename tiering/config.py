@@ -61,7 +61,7 @@ class Config:
             return open_tier(name)
         raise NotFound(
             f"no tier is called {name!r}",
-            hint=f"{_known(name, self.tiers)}; or give a url or a path such as './{name}'",
+            hint=f"{_known(name, self.tiers)} Or give a url or a path such as './{name}'",
         )
 
 
@@ -71,7 +71,9 @@ class Table:
     def __init__(self, values: object, where: str, *, shows: bool = True) -> None:
         if not isinstance(values, dict):
             seen = f" = {values!r}" if shows else ""
-            raise ConfigError(f"{where}{seen} is not a table", hint=f"Example: [{where}]")
+            raise ConfigError(
+                f"{where}{seen} is not a table", hint=_example(where.partition("[")[0], f"[{where}]")
+            )
         self._values: dict[str, Any] = values
         self._asked: set[str] = set()
         self.where = where
@@ -90,14 +92,14 @@ class Table:
         value = self._values[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
             seen = f" = {value!r}" if self.shows else ""
-            raise ConfigError(f"{self.where}.{key}{seen} is not right", hint=f"Example: {key} = {example}")
+            raise ConfigError(f"{self.where}.{key}{seen} is not right", hint=_example(key, example))
         return value
 
     def require(self, key: str, kind: type[T], example: str) -> T:
         """The value of `key`, which must be there."""
         value = self.get(key, kind, example)
         if value is None:
-            raise ConfigError(f"{self.where}.{key} is missing", hint=f"Example: {key} = {example}")
+            raise ConfigError(f"{self.where}.{key} is missing", hint=_example(key, example))
         return value
 
     def keys(self) -> list[str]:
@@ -195,6 +197,15 @@ def _read_cache(name: str, caches: Table) -> NodeCache:
     return cache
 
 
+def _example(key: str, example: str) -> str:
+    """A line of TOML; a table is one by itself."""
+    return (
+        f"Example: {example}"
+        if example.startswith("[") and "'" not in example
+        else f"Example: {key} = {example}"
+    )
+
+
 def _option(options: Table, key: str) -> Any:
     return options.get(key, str | int | float | bool, "'eu-west-1'")
 
@@ -208,4 +219,4 @@ def _known(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, 1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(names)}" if names else "None is known"
+    return f"Known: {', '.join(names)}." if names else "None is known."

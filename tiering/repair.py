@@ -212,7 +212,7 @@ def _fetch(others: Sequence[Tier], key: str, nbytes: int, expected: str) -> tupl
     raise Corrupt(
         f"no good copy of the shard ({told})",
         key=key,
-        hint="Open the corpus with others=[tier], or move it here again",
+        hint="Name a tier that has one (--from TIER, in Python others=[tier]), or move it here again",
     )
 
 

@@ -6,6 +6,7 @@ never a secret (credentials are references). It travels in Dask graphs; each pro
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import threading
@@ -183,6 +184,8 @@ def open_tier(
                 hint="Options are text, numbers, true or false",
             )
     WrapperOptions.parse(options, kind, f"tier {name or url!r}")
+    if kind != "object":  # the others are checked by their store, which knows them
+        _check_known(options, f"tier {name or url!r}")
     _check_water(low_water, high_water)
     bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
     return Tier(
@@ -197,6 +200,16 @@ def open_tier(
         option_items=tuple(sorted(options.items())),
         _process=os.getpid() if url.startswith("memory://") else None,
     )
+
+
+def _check_known(options: Mapping[str, Option], where: str) -> None:
+    """A misspelt option must not be passed over: it may be the one by which a tier is encrypted."""
+    known = [*WrapperOptions.names(), *ENCRYPTION_OPTIONS]
+    unknown = sorted(set(options).difference(known))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
+        raise ConfigError(f"{where} has no option {unknown[0]!r}", hint=hint)
 
 
 def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Prices:
@@ -220,10 +233,13 @@ def _check_water(low: float, high: float) -> None:
 
 def _normalise(url: str, name: str | None) -> tuple[str, str]:
     """The url with an absolute path and without ``file://``, and the tier's kind."""
-    if not url or "\0" in url:
+    if not url.strip() or "\0" in url:
         raise ConfigError(
             f"tier url {url!r} is empty or has a NUL byte", hint="Example: 's3://bucket/prefix'"
         )
+    if slip := re.match(r"(file|block|s3a?|gs|az|abfs|shm|memory|https?):/(?!/)", url):
+        hint = f"Say '{slip[1]}://...', or './{url}' if it is a folder"
+        raise ConfigError(f"tier url {url!r} has one slash where two belong", hint=hint)
     scheme, separator, rest = url.partition("://")
     if not separator:
         return str(Path(url).expanduser().absolute()), "file"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from loaders.demo import tour
 from tiering.cli.session import Session
+from tiering.errors import UsageError
 from tiering.graph import local_cluster
 from tiering.monitor import plugin
 
@@ -46,7 +47,12 @@ def demo_command(
     session = Session.of(context)
     begun = time.monotonic()
     where = tour.places(folder, object_url, endpoint_url)
-    where.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        where.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"no folder can be made at {str(where.folder)!r}: {error.strerror}", hint="Give another --dir"
+        ) from error
 
     def say(text: str) -> None:
         session.say(escape(text))

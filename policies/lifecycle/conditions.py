@@ -75,7 +75,9 @@ def check_facts(rule: Rule, catalogue: Catalogue) -> None:
                 f"{where} names the tier {tier!r}, which is not here; e.g. {catalogue.tiers[0]!r}"
             )
     if rule.high_water is not None and rule.tier not in catalogue.capacity_bytes:
-        raise ValueError(f"{where} has water marks, but {rule.tier} no known capacity; e.g. capacity = '2TB'")
+        raise ValueError(
+            f"{where} has water marks, but tier {rule.tier!r} has no known capacity; e.g. capacity = '2TB'"
+        )
 
 
 def conditions(rule: Rule, known: Facts) -> Iterator[tuple[Bools, Callable[[int], str]]]:

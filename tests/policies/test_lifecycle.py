@@ -188,7 +188,7 @@ def test_fact_that_nobody_recorded_is_asked_for_by_name() -> None:
         ({"tags": ["x"]}, "tags for its tags"),
         ({"keep_newest": 1}, "versions for its keep_newest"),
         ({"order_by": "oldest"}, "created_seconds for its order_by"),
-        (WATER, "disk no known capacity"),
+        (WATER, "tier 'disk' has no known capacity"),
     ):
         with pytest.raises(ValueError, match=f"rule 'r0' .*{fact}.*; e.g. "):
             apply_rules(rules(COOL | condition), bare, NOW)

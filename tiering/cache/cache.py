@@ -28,7 +28,7 @@ from tiering.cache.index import count, is_damage
 from tiering.cache.registration import Outlook, Registration
 from tiering.cache.status import CacheStatus, look
 from tiering.digest import Buffer, digest
-from tiering.errors import Corrupt, Unavailable
+from tiering.errors import ConfigError, Corrupt, Unavailable
 from tiering.monitor.stats import COUNTERS
 from tiering.sizes import parse_size
 from tiering.stores.base import Extent, Reader
@@ -62,6 +62,11 @@ class NodeCache:
         policy: str = AUTO,
         access_log: AccessLog | str | os.PathLike[str] | None = None,
     ) -> None:
+        if not os.fspath(path) or "://" in os.fspath(path):
+            raise ConfigError(
+                f"the path of a node cache is {os.fspath(path)!r}",
+                hint="Give a local folder: /mnt/nvme/cache",
+            )
         self.path = Path(path).expanduser().absolute()
         self.policy = policy
         self.access_log = AccessLog.of(access_log)

@@ -135,9 +135,8 @@ def resize_command(
     """
     session = Session.of(context)
     if (size is None) != forget:
-        raise UsageError(
-            "resize needs a size or --forget", hint="Example: tiering cache resize /mnt/nvme/cache 300GB"
-        )
+        wrong = "either a size or --forget, not both" if forget else "a size or --forget"
+        raise UsageError(f"resize needs {wrong}", hint="Example: tiering cache resize /mnt/nvme/cache 300GB")
     with Upkeep(_path(session, cache)) as upkeep:
         status = upkeep.resize(size)
     capacity = _size(status.capacity_bytes)

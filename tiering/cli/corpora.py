@@ -61,8 +61,6 @@ def ingest_command(
     Example: tiering ingest data.parquet --to /mnt/nvme/tier --name web-text
     """
     session = Session.of(context)
-    if row_tokens is not None and reader is None:
-        reader = "text"
     with session.client() as client:
         corpus = ingest(
             paths,
@@ -81,7 +79,10 @@ def ingest_command(
 
 
 def ls_command(context: typer.Context, tier: TierArgument) -> None:
-    """List the corpora that a tier holds."""
+    """List the corpora that a tier holds.
+
+    Exit codes: 0 all can be read, 3 some cannot, 1 none can; each with its problem.
+    """
     session = Session.of(context)
     place = session.source(tier)
     rows: list[dict[str, Any]] = []
@@ -107,7 +108,10 @@ def ls_command(context: typer.Context, tier: TierArgument) -> None:
             str(row["shards"]),
         )
     empty = "No corpus here. 'tiering ingest' makes one."
-    session.result({"tier": place.name, "corpora": rows}, table if rows else empty)
+    bad = sum("problem" in row for row in rows)
+    session.result({"ok": not bad, "tier": place.name, "corpora": rows}, table if rows else empty)
+    if bad:
+        raise typer.Exit(1 if bad == len(rows) else 3)
 
 
 def show_command(
@@ -161,7 +165,7 @@ def move_command(
         "digest": plan.digest,
     }
     if dry_run:
-        session.result({"plan": planned}, str(plan))
+        session.result({"plan": planned}, escape(str(plan)))
         return
     session.say(escape(str(plan)))
     with session.client() as client:
@@ -195,7 +199,7 @@ def release_command(
     """
     session = Session.of(context)
     place = session.source(tier)
-    others = [session.tier(other) for other in proof] if proof else _others(session, place)
+    others = [session.source(other) for other in proof] if proof else _others(session, place)
     if min_copies < 1:
         raise UsageError(f"min_copies = {min_copies} is below 1", hint="The last copy is never released")
     with session.client() as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -91,21 +92,36 @@ def options(
 def main() -> None:
     """Run the command line of this process and exit."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except (
+        OSError
+    ):  # `run` told it; without this Python would try again at its end, and tell it by a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    as_json = "--json" in arguments
     try:
-        code = _command().main(_options_first(arguments), prog_name="tiering", standalone_mode=False)
+        code = _command(helps=not as_json).main(
+            _options_first(arguments), prog_name="tiering", standalone_mode=False
+        )
     except _WrongCommand as error:
+        if as_json:
+            _print_error("UsageError", error.format_message())
         error.show()
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except TieringError as error:
-        _show(error, as_json="--json" in arguments)
+        _show(error, as_json=as_json)
         return error.exit_code
+    except OSError as error:  # of the engine's own calls each is one of the above
+        _complain("OSError", f"the output cannot be written: {error.strerror or error}")
+        return 1
     finally:
         close_stores()
     if code == INTERRUPTED:  # typer itself makes this of a KeyboardInterrupt inside of a command
@@ -114,11 +130,20 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @cache
-def _command() -> Any:
-    """The command with those that other packages add, made once."""
+def _command(*, helps: bool) -> Any:
+    """The command with those that other packages add, made once; whether a group alone prints its help."""
+    _add_commands()
+    command: Any = typer.main.get_command(app)
+    for group in command.commands.values():
+        if hasattr(group, "commands"):
+            group.no_args_is_help = helps
+    return command
+
+
+@cache
+def _add_commands() -> None:
     for entry in entry_points(group=COMMANDS):
         entry.load()(app)
-    return typer.main.get_command(app)
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
@@ -140,14 +165,18 @@ def _options_first(arguments: Sequence[str]) -> list[str]:
 
 def _show(error: TieringError, *, as_json: bool) -> None:
     if as_json:
-        fields: dict[str, Any] = {
-            "error": type(error).__name__,
-            "message": error.message,
-            "tier": error.tier,
-            "key": error.key,
-            "hint": error.hint,
-        }
-        typer.echo(json.dumps({"ok": False, **fields}, indent=2))
+        _print_error(type(error).__name__, error.message, error.tier, error.key, error.hint)
+    _complain(type(error).__name__, str(error))
+
+
+def _complain(error: str, told: str) -> None:
     console = Console(stderr=True)
-    console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]{error}[/]: ", end="")
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_error(
+    error: str, message: str, tier: str | None = None, key: str | None = None, hint: str | None = None
+) -> None:
+    fields = {"error": error, "message": message, "tier": tier, "key": key, "hint": hint}
+    typer.echo(json.dumps({"ok": False, **fields}, indent=2))

@@ -6,9 +6,9 @@ standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import typer
 from distributed import Client
+from distributed.security import Security
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tiering.config import Config, load_config
@@ -25,6 +27,8 @@ from tiering.tier import Tier
 
 DEFAULT_CONFIG: Final = Path("tiering.toml")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_SECURE: Final = frozenset({"tls", "wss"})
+_SCHEMES: Final = frozenset({"tcp", "ws", *_SECURE})
 _CONNECT_SECONDS: Final = 10
 
 
@@ -75,20 +79,23 @@ class Session:
         elif not self.quiet:
             self.console.print(table if table is not None else lines(document))
 
-    @contextmanager
+    @contextlib.contextmanager
     def client(self) -> Iterator[Client | None]:
         """A client of the scheduler that --scheduler names, or None."""
         if self.scheduler is None:
             yield None
             return
-        parts = urlsplit(self.scheduler if "://" in self.scheduler else f"tcp://{self.scheduler}")
-        if parts.scheme != "tls" and parts.hostname not in _LOOPBACK and not self.insecure:
+        scheme, host, port = _address(self.scheduler)
+        if scheme not in _SECURE and host not in _LOOPBACK and not self.insecure:
             raise UsageError(
                 f"scheduler {self.scheduler!r} is neither on loopback nor reached by TLS",
                 hint="Whoever reaches it runs code on it: use tls://, or say --insecure",
             )
+        if scheme in _SECURE:
+            _check_certificates(self.scheduler)
+        address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         try:
-            client = Client(parts.geturl(), timeout=_CONNECT_SECONDS)
+            client = Client(address, timeout=_CONNECT_SECONDS)
         except OSError as error:
             raise Unavailable(
                 f"no scheduler answers at {self.scheduler!r}",
@@ -96,6 +103,27 @@ class Session:
             ) from error
         with client:
             yield client
+
+
+def _address(scheduler: str) -> tuple[str, str, int]:
+    """Scheme, host and port of ``HOST:PORT`` or a url."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
+        if parts.scheme in _SCHEMES and parts.hostname and parts.port:
+            return parts.scheme, parts.hostname, parts.port
+    raise UsageError(
+        f"scheduler {scheduler!r} is not an address", hint="Example: 127.0.0.1:8786 or tls://host:8786"
+    )
+
+
+def _check_certificates(scheduler: str) -> None:
+    with contextlib.suppress(OSError):  # one that cannot be read is none
+        if Security().get_connection_args("client").get("ssl_context") is not None:
+            return
+    raise UsageError(
+        f"no certificates to reach scheduler {scheduler!r} by TLS",
+        hint="Dask's configuration names them: distributed.comm.tls",
+    )
 
 
 def make_session(
@@ -118,5 +146,5 @@ def lines(document: Mapping[str, Any]) -> Table:
     """A document as a table of two columns."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in document.items():
-        table.add_row(f"[bold]{name}", "" if value is None else str(value))
+        table.add_row(f"[bold]{escape(name)}", "" if value is None else escape(str(value)))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ _CAPACITIES: Final = ("10%", "25%", "50%", "75%")
 _TRACE_POLICIES: Final = ("lru", "sieve", "s3fifo", "belady")
 _CORPUS_POLICIES: Final = ("pin", "lru", "belady")
 _LANES: Final = 64
+_LONGEST_SECONDS: Final = 3600.0
+_MOST_REQUESTS: Final = 350_000_000  # as many as of a trace fit in memory
 
 T = TypeVar("T")
 
@@ -122,7 +125,7 @@ def simulate_command(
     aheads = [_lookahead(text) for text in _several(lookahead, ["0"] if trace else ["auto"])]
     needed = None if consume is None else parse_size(consume, "--consume", "--consume 1GB")
     if trace is not None:
-        title, requests, reader = trace.name, read_trace(trace, format_, columns.split(",")), None
+        title, requests, reader = trace.name, read_trace(trace, format_, _columns(columns)), None
     else:
         corpus = _corpus(place, name or "", version)
         title = corpus.name
@@ -131,7 +134,9 @@ def simulate_command(
         )
     footprint = requests.footprint_bytes
     sizes = sorted({_capacity(text, footprint) for text in _several(capacity, _CAPACITIES)})
-    caches = [CacheModel(size, each, ahead) for size, each, ahead in product(sizes, names, aheads)]
+    caches = _checked(
+        lambda: [CacheModel(size, each, ahead) for size, each, ahead in product(sizes, names, aheads)]
+    )
     drawn: list[Curve] = []
     with session.client() as client:
         if plot is not None:
@@ -189,6 +194,11 @@ def _corpus_reader(
         corpus.shard_rows, block_rows=corpus.contents.block_rows, seed=seed, mode=shuffle, lanes=lanes
     )
     shards, sizes = (corpus.manifest[column].to_numpy() for column in ("shard", "nbytes"))
+    if epochs * len(shards) > _MOST_REQUESTS:
+        most = _MOST_REQUESTS // len(shards)
+        raise UsageError(
+            f"--epochs {epochs} are more than {most}", hint="A few epochs show what all others are"
+        )
     shard_bytes = np.zeros(len(corpus.shard_rows), np.int64)
     np.add.at(shard_bytes, shards, sizes.astype(np.int64))
     trace = order_trace(
@@ -263,7 +273,23 @@ def _lookahead(text: str) -> int | None:
 
 
 def _duration(text: str) -> float:
-    try:
-        return float(parse_timedelta(text))
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"--latency {text!r} is no time", hint="Example: --latency 30ms") from error
+    with contextlib.suppress(ValueError, KeyError, OverflowError):
+        seconds = float(parse_timedelta(text))
+        if 0 <= seconds <= _LONGEST_SECONDS and not text.strip()[-1:].isdecimal():
+            return seconds
+    raise UsageError(f"--latency {text!r} is no time up to an hour", hint="Example: --latency 30ms")
+
+
+def _columns(text: str) -> list[str]:
+    columns = text.split(",")
+    numbers = [column for column in columns if column.isdecimal()]
+    if (
+        len(columns) not in (2, 3)
+        or not all(columns)
+        or "0" in {number.lstrip("0") or "0" for number in numbers}
+    ):
+        hint = "Example: --columns time,id,size, or --columns 1,2,3"
+        raise UsageError(
+            f"--columns {text!r} are not those of time, id and size, or of id and size", hint=hint
+        )
+    return columns

@@ -123,6 +123,8 @@ def forget_command(
     """
     session = Session.of(context)
     place = session.source(tier)
+    if min_copies < 1:
+        raise UsageError(f"min_copies = {min_copies} is below 1", hint="Or say --last-copy")
     if destroy:
         _check_shreds(place, version)
     what = f"version {version}" if version is not None else "all versions"
@@ -202,7 +204,8 @@ def unlock_command(
         told = [holder(one.owner) for one in held if one.number == claim]
         told += [holder(one.owner) for one in room if one.number == reservation]
         told += [UNKNOWN] * ((claim in damaged_claims) or (reservation in damaged_room))
-        held_by = _ask(f"Held by {', '.join(told) or 'nobody'}. Type who it is to release it")
+        question = f"Held by {', '.join(told) or 'nobody'}. Type who it is to release it"
+        held_by = _ask(question, "Name it: --holder NAME")
     if claim is not None:
         owner = claims(store, name).unlock(claim, held_by).owner
         freed = unlock_reservations(store, name, owner)
@@ -223,13 +226,12 @@ def _seconds(text: str, option: str) -> float:
 
 
 def _confirm(question: str) -> None:
-    if _ask(f"{question} Type yes") != "yes":
+    if _ask(f"{question} Type yes", "Say --yes") != "yes":
         raise UsageError("not confirmed; nothing was done", hint="Type yes, or say --yes")
 
 
-def _ask(question: str) -> str:
+def _ask(question: str, without: str) -> str:
+    """The answer of whoever sits there; where nobody does, an error that says what to do `without`."""
     if not sys.stdin.isatty():
-        raise UsageError(
-            "nobody is there to answer", hint="Say --yes, or name what is asked for as an option"
-        )
+        raise UsageError("nobody is there to answer", hint=without)
     return str(typer.prompt(question, err=True))

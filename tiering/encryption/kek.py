@@ -120,8 +120,10 @@ def make_key_file(path: Path) -> str:
         ConfigError: the file is there, or cannot be written.
     """
     key = random_bytes(KEY_BYTES)
+    made = False
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        made = True
         with open(descriptor, "w") as file:  # noqa: PTH123
             file.write(key.hex() + "\n")
             file.flush()
@@ -130,6 +132,8 @@ def make_key_file(path: Path) -> str:
         hint = "A key is never written over: choose another name"
         raise ConfigError(f"the file {str(path)!r} is there already", hint=hint) from None
     except OSError as error:
+        if made:  # half a key is none
+            path.unlink(missing_ok=True)
         raise ConfigError(f"no key can be written to {str(path)!r}: {error.strerror}") from error
     return key_id(key)
 

@@ -6,17 +6,20 @@ on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from distributed import Client
 
-from tiering.corpus import open_corpus
-from tiering.errors import NotFound, TieringError
+from tiering import catalog
+from tiering.corpus import Corpus, open_corpus
+from tiering.errors import LastCopy, NotFound, TieringError
 from tiering.jobs.lifecycle import run_lifecycle
 from tiering.jobs.result import JobResult, Status
 from tiering.jobs.spec import Job, LifecycleJob
 from tiering.plan import plan_move
 from tiering.release import release
+from tiering.tier import Tier
 
 
 def run_jobs(
@@ -61,8 +64,10 @@ def _run(
         corpus = open_corpus(job.target, job.corpus, job.version)  # an earlier run came so far, or to the end
         freed = 0
         if not dry_run:
-            freed = release(corpus, job.source, min_copies=job.min_copies, client=client)
+            freed = _release(job, corpus, client)
         return JobResult(job.name, "done" if freed else "nothing to do", freed_bytes=freed)
+    if job.kind == "demote":
+        _check_copies(job, corpus)
     plan = plan_move(corpus, job.target)
     if announce is not None:
         announce(str(plan))
@@ -74,6 +79,33 @@ def _run(
     report = plan.run(client, progress=progress)
     freed = 0
     if job.kind == "demote":
-        freed = release(corpus, job.source, min_copies=job.min_copies, copies=[job.target], client=client)
+        freed = _release(job, corpus, client)
     status: Status = "done" if report.moved or freed else "nothing to do"
     return JobResult(job.name, status, report.moved, report.skipped, report.nbytes, freed, plan.cost)
+
+
+def _release(job: Job, corpus: Corpus, client: Client | None) -> int:
+    copies = _holders(job, corpus)
+    return release(corpus, job.source, min_copies=job.min_copies, copies=copies, client=client)
+
+
+def _holders(job: Job, corpus: Corpus) -> list[Tier]:
+    """The target, and where its copy is not enough the other tiers that have one."""
+    holders = [job.target]
+    for tier in job.others if job.min_copies > 1 else ():
+        with contextlib.suppress(TieringError):  # what cannot be asked proves nothing
+            if tier.url != job.target.url and catalog.is_published(tier.store, corpus.name, corpus.version):
+                holders.append(tier)
+    return holders
+
+
+def _check_copies(job: Job, corpus: Corpus) -> None:
+    """Raise before anything is copied where too few copies would be there in the end."""
+    holders = _holders(job, corpus)
+    if len(holders) < job.min_copies:
+        raise LastCopy(
+            f"corpus {corpus.name!r} would have {len(holders)} copies elsewhere, {job.min_copies} needed"
+            f" ({', '.join(tier.name for tier in holders)})",
+            tier=job.source.name,
+            hint="Move it to another tier of the configuration first, or lower min_copies",
+        )

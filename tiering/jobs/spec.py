@@ -47,7 +47,7 @@ from typing import Any, Final, Literal
 
 from policies.lifecycle import Rules, load_rules
 from tiering.config import Config, Table, read_tiers, read_toml
-from tiering.errors import ConfigError
+from tiering.errors import ConfigError, TieringError, UsageError
 from tiering.keys import validate_name
 from tiering.tier import Tier
 
@@ -67,6 +67,8 @@ class Job:
     version: int | None = None
     min_copies: int = 1
     """Demote: verified copies that must remain elsewhere."""
+    others: tuple[Tier, ...] = ()
+    """Demote: the other tiers of the job file and the configuration, where such copies may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,21 @@ def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job | L
         raise ConfigError(f"{where}.kind = {kind!r} is not known", hint=f"Kinds: {', '.join(KINDS)}")
     if kind == "lifecycle":
         return _read_lifecycle(table, tiers)
-    corpus = validate_name(table.require("corpus", str, "'web-text'"))
+    name = table.require("corpus", str, "'web-text'")
+    try:
+        corpus = validate_name(name)
+    except UsageError as error:
+        raise ConfigError(f"{where}.corpus = {name!r}: {error.message}", hint=error.hint) from None
+    source = _tier(tiers, table, "from", "'lake'")
     job = Job(
         name=table.get("name", str, "'morning'", f"{kind} {corpus}"),
         kind=kind,
         corpus=corpus,
-        source=tiers.tier(table.require("from", str, "'lake'")),
-        target=tiers.tier(table.require("to", str, "'disk'")),
+        source=source,
+        target=_tier(tiers, table, "to", "'disk'"),
         version=table.get("version", int, "1"),
-        min_copies=table.get("min_copies", int, "1", 1),
+        min_copies=table.get("min_copies", int, "1", 1) if kind == "demote" else 1,
+        others=tuple(tier for tier in tiers.tiers.values() if tier.url != source.url),
     )
     table.finish()
     if job.min_copies < 1:
@@ -139,7 +147,7 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
         raise ConfigError(f"{table.where}.access_logs = {logs!r} is not a list of paths", hint=hint)
     name = table.get("name", str, "'nightly'", "lifecycle")
     table.finish()
-    places = tuple(tiers.tier(name) for name in names)
+    places = tuple(_named(tiers, name, f"{table.where}.tiers") for name in names)
     try:
         loaded = load_rules(
             [_with_marks(rule, tiers) for rule in rules],
@@ -153,6 +161,17 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
             message = f"{table.where}: {message}"
         raise ConfigError(message, hint=f"Example: {example}") from None
     return LifecycleJob(name, loaded, places, tuple(Path(log).expanduser() for log in logs))
+
+
+def _tier(tiers: Config, table: Table, key: str, example: str) -> Tier:
+    return _named(tiers, table.require(key, str, example), f"{table.where}.{key}")
+
+
+def _named(tiers: Config, name: str, where: str) -> Tier:
+    try:
+        return tiers.tier(name)
+    except TieringError as error:
+        raise ConfigError(f"{where} = {name!r}: {error.message}", hint=error.hint) from None
 
 
 def _with_marks(rule: Any, tiers: Config) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,11 +15,13 @@ from dask.base import is_dask_collection
 from tiering.errors import UsageError
 from tiering.sources.arrays import ArraySource
 from tiering.sources.base import Source
-from tiering.sources.tables import DatasetSource, TableSource, parquet_source
+from tiering.sources.tables import ENDINGS, DatasetSource, TableSource, parquet_source
 from tiering.sources.text import TextSource
 
 READERS: Final = ("text", "parquet")
 TEXT_OPTIONS: Final = frozenset(["row_tokens", "column", "suffixes"])
+_NO_TEXT: Final = (".npy", ".npz", ".arrow", ".feather", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar")
+_LOOKED_AT: Final = 10_000  # files of a folder
 
 
 def open_source(source: Any, reader: str | None = None, options: Mapping[str, Any] | None = None) -> Source:
@@ -25,7 +29,7 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
 
     Args:
         source: ``{column: array}``, a pyarrow Table or Dataset, a `Source`, a path or several.
-        reader: for paths: ``text`` or ``parquet``; by default from the ending of the first path.
+        reader: for paths: ``text`` or ``parquet``; by default from the endings of the files.
         options: of the reader, such as ``row_tokens`` of ``text``.
 
     Raises:
@@ -71,7 +75,7 @@ def _open_paths(
     paths: Sequence[str | os.PathLike[str]], reader: str | None, options: dict[str, Any]
 ) -> Source:
     if reader is None:
-        reader = "parquet" if os.fspath(paths[0]).endswith((".parquet", ".pq")) else "text"
+        reader = _reader_of(paths)
     if reader == "parquet" and not options:
         return parquet_source(paths)
     if reader == "text":
@@ -83,3 +87,34 @@ def _open_paths(
     if reader == "parquet":
         raise UsageError(f"the reader 'parquet' has no options, not {sorted(options)}")
     raise UsageError(f"no reader {reader!r}", hint=f"Readers: {', '.join(READERS)}")
+
+
+def _reader_of(paths: Sequence[str | os.PathLike[str]]) -> str:
+    """The reader for files with these endings; what is no text must not become tokens unasked.
+
+    Raises:
+        UsageError: the endings do not say.
+    """
+    names = [name.lower() for path in paths for name in _names(Path(path)) if name[:1] not in ("_", ".")]
+    parquet = sum(name.endswith(ENDINGS) for name in names)
+    if parquet and parquet == len(names):
+        return "parquet"
+    strange = next((name for name in map(str, paths) if name.lower().endswith(_NO_TEXT)), None)
+    if parquet or strange:
+        what = (
+            f"{parquet} of {len(names)} files are Parquet"
+            if parquet
+            else f"{strange!r} does not look like text"
+        )
+        hint = (
+            "Say --reader (in Python reader=) parquet for the Parquet files alone, text for the bytes of all"
+        )
+        raise UsageError(what, hint=hint)
+    return "text"
+
+
+def _names(path: Path) -> list[str]:
+    if not path.is_dir():
+        return [path.name]
+    walked = (name for _folder, _folders, names in os.walk(path) for name in names)
+    return list(islice(walked, _LOOKED_AT))

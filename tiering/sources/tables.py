@@ -168,7 +168,9 @@ def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
 def _parquet_files(path: str | os.PathLike[str]) -> list[str]:
     found = Path(path).absolute()
     if found.is_dir():
-        inside = [file for file in found.rglob("*") if file.name.endswith(ENDINGS) and not file.is_dir()]
+        inside = [
+            file for file in found.rglob("*") if file.name.lower().endswith(ENDINGS) and not file.is_dir()
+        ]
         for file in inside:
             if not file.is_file():
                 raise FormatError(f"{str(file)!r} is not a file, or leads to none", hint="Leave it out")

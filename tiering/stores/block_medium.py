@@ -240,6 +240,8 @@ def _fail_index(error: sqlite3.Error, tier: str | None, key: str | None, path: P
 def _fail(error: OSError, tier: str | None, key: str | None, path: Path) -> NoReturn:
     text = f"{error.strerror or error} at {error.filename or path}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if not (folder := Path(error.filename or path).parent).is_dir():
+            raise NotFound(f"no folder {folder}", tier=tier, key=key, hint="Make it first") from error
         hint = f"Make it with: tiering block format {path} --size 10GiB"
         raise NotFound(f"no block volume at {path}", tier=tier, key=key, hint=hint) from error
     if error.errno in (errno.EBUSY, errno.ETXTBSY):

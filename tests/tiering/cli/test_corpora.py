@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
@@ -51,7 +52,15 @@ def test_ls_of_an_empty_tier_says_what_to_do(tiering: Any, tmp_path: Path) -> No
 
 def test_ls_of_a_damaged_corpus_names_it(tiering: Any, ingested: Path) -> None:
     (ingested / "rows" / ".tiering" / "versions" / "00000001.json").write_bytes(b"{")
-    assert "not JSON" in tiering("ls", ingested).out
+    done = tiering("ls", ingested)
+    assert "not JSON" in done.out
+    assert done.code == 1
+    (ingested / "a.txt").write_text("text")
+    assert (
+        tiering("ingest", ingested / "a.txt", "--to", ingested, "--name", "good", "--row-tokens", 3).code == 0
+    )
+    done = tiering("ls", ingested, "--json")
+    assert (done.code, done.document["ok"]) == (3, False)
 
 
 def test_show_names_the_columns(tiering: Any, ingested: Path) -> None:
@@ -150,3 +159,26 @@ def test_version_and_help_are_printed(tiering: Any) -> None:
     assert tiering("--version").out.strip() == "0.1.0"
     assert "verified" in tiering("move", "--help").out
     assert tiering().code == 2
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tiering: Any, tmp_path: Path) -> None:
+    table = pa.table({"[/b]": pa.array([1, 2]), "at": pa.array([0, 1], pa.timestamp("us", "UTC"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    lake = tmp_path / "[/lake]"
+    Path("tiering.toml").write_text(f"[tiers.'[red]disk']\nurl = '{tmp_path}/disk'\n")
+    assert tiering("ingest", tmp_path / "a.parquet", "--to", lake, "--name", "[b]x").code == 0
+    shown = tiering("show", lake, "[b]x").out
+    for text in ("[b]x", "[/b]", "timestamp[us, tz=UTC]"):
+        assert text in shown
+    planned = tiering("move", "[b]x", "--from", lake, "--to", "[red]disk", "--dry-run")
+    assert planned.code == 0
+    assert "[red]disk" in planned.out.replace("\n", "")
+
+
+def test_release_makes_no_folder_of_a_proof_that_is_misspelt(
+    tiering: Any, ingested: Path, tmp_path: Path
+) -> None:
+    done = tiering("release", ingested, "rows", "--proof", tmp_path / "dsik")
+    assert done.code == 1
+    assert "does not exist" in done.err
+    assert not (tmp_path / "dsik").exists()

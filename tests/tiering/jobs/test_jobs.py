@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiering import ingest, open_corpus, open_tier, verify
+from tiering import ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
 from tiering.errors import ConfigError, Locked, NotFound
 from tiering.jobs.lock import job_lock
@@ -85,8 +85,11 @@ def test_failed_job_does_not_stop_the_next(file: Path) -> None:
         (STAGE.replace('"lake"', '"lak"'), "Did you mean 'lake'?"),
         (STAGE.replace("kind", "knid"), "jobs[0].kind is missing"),
         (STAGE + "extra = 1\n", "jobs[0].extra is not a known key"),
-        (STAGE + 'min_copies = "two"\n', "Example: min_copies = 1"),
-        (STAGE + "min_copies = 0\n", "is below 1"),
+        (STAGE.replace("stage", "demote") + 'min_copies = "two"\n', "Example: min_copies = 1"),
+        (STAGE.replace("stage", "demote") + "min_copies = 0\n", "is below 1"),
+        (STAGE + "min_copies = 2\n", "jobs[0].min_copies is not a known key"),
+        (STAGE.replace('"lake"', '"s3:/lake"'), "jobs[0].from = 's3:/lake'"),
+        (STAGE.replace('"web"', '"a/b"'), "jobs[0].corpus = 'a/b'"),
         (STAGE + "version = true\n", "Example: version = 1"),
         (STAGE + STAGE, "two jobs are called 'morning'"),
         (STAGE.replace('"disk"', '"lake"'), "to itself"),
@@ -116,3 +119,25 @@ def test_second_run_of_a_file_is_locked_out(file: Path) -> None:
 def test_lock_of_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no file .*none\.toml"), job_lock(tmp_path / "none.toml"):
         pass
+
+
+def test_demote_that_needs_more_copies_counts_those_of_other_tiers(file: Path) -> None:
+    text = file.read_text()
+    keep = f'[tiers.keep]\nurl = "{file.parent}/keep"\n'
+    demote = DEMOTE.replace('"disk"', '"lake"', 1).replace('to = "lake"', 'to = "disk"') + "min_copies = 2\n"
+    file.write_text(text[: text.index("[[jobs]]")] + keep + demote)
+    before = sorted(file.parent.rglob("*"))
+    for dry_run in (True, False):  # nothing is copied in vain
+        (result,) = run_jobs(load_jobs(file, Config({})), dry_run=dry_run)
+        assert result.status == "failed"
+        assert "would have 1 copies elsewhere, 2 needed" in str(result.error)
+    assert sorted(file.parent.rglob("*")) == before
+    lake, kept = open_tier(file.parent / "lake"), open_tier(file.parent / "keep")
+    plan_move(open_corpus(lake, "web"), kept).run()
+    (result,) = run_jobs(load_jobs(file, Config({})))
+    assert (result.status, result.error) == ("done", None)
+    with pytest.raises(NotFound):
+        open_corpus(lake, "web")
+    for name in ("keep", "disk"):
+        assert verify(open_corpus(open_tier(file.parent / name), "web")).ok
+    assert next(run_jobs(load_jobs(file, Config({})))).status == "nothing to do"

@@ -65,6 +65,11 @@ class WrapperOptions:
         return cls(**{**(_OBJECT_DEFAULTS if kind == "object" else {}), **given})
 
     @staticmethod
+    def names() -> list[str]:
+        """All of them."""
+        return list(_EXAMPLES)
+
+    @staticmethod
     def strip(options: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """`options` without those of wrappers: the store's own."""
         return {name: value for name, value in options.items() if name not in _EXAMPLES}

@@ -1,0 +1,54 @@
+"""Which reader paths get when none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tiering.errors import UsageError
+from tiering.sources.open import open_source
+from tiering.sources.tables import DatasetSource
+from tiering.sources.text import TextSource
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.parquet", "B.PARQUET", "c.pq"):
+        pq.write_table(pa.table({"id": [1, 2, 3]}), tmp_path / name)
+    return tmp_path
+
+
+def test_parquet_files_are_known_in_folders_and_by_any_spelling(folder: Path) -> None:
+    (folder / "_SUCCESS").touch()  # Spark leaves it
+    for paths, rows in (
+        ([folder], 9),
+        ([folder / "B.PARQUET"], 3),
+        ([folder / "c.pq", folder / "a.parquet"], 6),
+    ):
+        source = open_source(paths)
+        assert isinstance(source, DatasetSource)
+        assert source.rows == rows
+
+
+def test_parquet_never_becomes_text_unasked(folder: Path) -> None:
+    (folder / "notes.txt").write_text("notes")
+    for paths in ([folder], [folder / "notes.txt", folder / "a.parquet"]):
+        with pytest.raises(UsageError, match=r"of \d files are Parquet.*--reader"):
+            open_source(paths)
+    assert open_source([folder], "parquet").rows == 9
+    assert isinstance(open_source([folder], "text"), TextSource)
+    with pytest.raises(UsageError, match="the reader 'parquet' has no options"):
+        open_source([folder / "a.parquet"], options={"row_tokens": 5})
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "GZ", "zst", "arrow", "zip"])
+def test_other_formats_never_become_text_unasked(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"x.{ending}"
+    file.write_bytes(b"bytes")
+    with pytest.raises(UsageError, match="does not look like text"):
+        open_source(file)
+    assert isinstance(open_source(file, "text"), TextSource)
+    assert isinstance(open_source(tmp_path), TextSource)  # a folder of sources may hold anything
