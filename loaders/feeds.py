@@ -15,6 +15,7 @@ from loaders.slots import Slots
 from loaders.whole import WholeBlocks
 from loaders.window import WindowFeed, slots_needed
 from policies import Order
+from tiering.arguments import whole
 from tiering.cache import NodeCache
 from tiering.corpus import Corpus
 from tiering.errors import UsageError
@@ -105,6 +106,6 @@ def threads_of(prefetch: int | str) -> int | None:
     """
     if prefetch == "auto":
         return None
-    if isinstance(prefetch, str) or prefetch < 1:
+    if isinstance(prefetch, str) or whole(prefetch, "prefetch", "prefetch='auto'") < 1:
         raise UsageError(f"prefetch = {prefetch!r} is neither 'auto' nor at least 1", hint="Give prefetch=8")
-    return prefetch
+    return int(prefetch)

@@ -26,8 +26,9 @@ from loaders.tally import Tally
 from loaders.transform_worker import Transform
 from loaders.transforms import Work, Working
 from policies import Order
+from tiering.arguments import need, whole
 from tiering.cache import NodeCache
-from tiering.corpus import Corpus
+from tiering.corpus import Corpus, need_corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.layout.zarr import ZarrColumn
 from tiering.schema import choose
@@ -119,6 +120,10 @@ class Loader:
         verify: str = "first",
         digest: bool = False,
     ) -> None:
+        need_corpus(corpus)
+        batch_size = whole(batch_size, "batch_size", "batch_size=256")
+        if cache is not None:
+            need(cache, NodeCache, "cache", "cache=NodeCache('/mnt/nvme/cache', '500GB')")
         if batch_size < 1:
             raise UsageError(f"batch_size = {batch_size} must be at least 1")
         self.corpus = corpus

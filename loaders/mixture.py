@@ -27,8 +27,9 @@ from loaders.ranks import choose_lanes, find_rank
 from loaders.tally import Tally
 from loaders.transform_worker import Transform
 from loaders.whole import WholeBlocks
+from tiering.arguments import need, whole
 from tiering.cache import NodeCache
-from tiering.corpus import Corpus
+from tiering.corpus import Corpus, need_corpus
 from tiering.errors import Conflict, FormatError, UsageError
 from tiering.reader import BlockReader
 
@@ -105,6 +106,10 @@ class Mixture:
         verify: str = "first",
         device: str = "cpu",
     ) -> None:
+        batch_size = whole(batch_size, "batch_size", "batch_size=256")
+        need(corpora, Mapping, "corpora", "{'web': open_corpus(tier, 'web')}")
+        for corpus in corpora.values():
+            need_corpus(corpus)
         if batch_size < 1:
             raise UsageError(f"batch_size = {batch_size} must be at least 1")
         if steps is not None and steps < 0:

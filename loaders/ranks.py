@@ -23,6 +23,7 @@ import os
 import sys
 from typing import Final
 
+from tiering.arguments import whole
 from tiering.errors import UsageError
 
 MAX_LANES: Final = 64
@@ -50,6 +51,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise UsageError(f"rank = {rank!r} with world_size = {world_size!r}", hint="Give both or neither")
     if rank is not None and world_size is not None:
+        rank = whole(rank, "rank", "rank=0, world_size=8")
+        world_size = whole(world_size, "world_size", "rank=0, world_size=8")
         if world_size < 1 or not 0 <= rank < world_size:
             raise UsageError(f"rank {rank} is not one of {world_size}", hint="Ranks count from 0")
         return rank, world_size
@@ -62,13 +65,12 @@ def choose_lanes(lanes: int | None, batch_size: int, world_size: int) -> int:
     Raises:
         UsageError: the lanes do not divide the global batch, or the world size does not divide the lanes.
     """
-    whole = batch_size * world_size
-    if lanes is None:
-        lanes = min(MAX_LANES, whole & -whole)
-    if lanes < 1 or whole % lanes:
+    rows = batch_size * world_size
+    lanes = min(MAX_LANES, rows & -rows) if lanes is None else whole(lanes, "lanes", "lanes=64")
+    if lanes < 1 or rows % lanes:
         raise UsageError(
-            f"lanes = {lanes} does not divide the global batch of {whole} rows ({batch_size} x {world_size})",
-            hint=f"Example: lanes={min(MAX_LANES, whole & -whole)}",
+            f"lanes = {lanes} does not divide the global batch of {rows} rows ({batch_size} x {world_size})",
+            hint=f"Example: lanes={min(MAX_LANES, rows & -rows)}",
         )
     if lanes % world_size:
         raise UsageError(

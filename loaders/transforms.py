@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, Self
 
 from loaders.transform_pool import ProcessPool, pickled_transform
 from loaders.transform_worker import Transform, apply
+from tiering.arguments import whole
 from tiering.errors import UsageError
 
 WORKERS: Final = ("thread", "process")
@@ -42,9 +43,11 @@ class Work:
     worker: str = "thread"
 
     def __post_init__(self) -> None:
+        if self.transform is not None and not callable(self.transform):
+            raise UsageError(f"transform = {self.transform!r} cannot be called", hint="Give a function")
         if self.worker not in WORKERS:
             raise UsageError(f"worker = {self.worker!r} is none of {', '.join(WORKERS)}")
-        if self.workers < 0:
+        if whole(self.workers, "workers", "workers=4") < 0:
             raise UsageError(f"workers = {self.workers} must be at least 0", hint="Example: workers=4")
         if self.transform is None and (self.workers or self.per_row):
             raise UsageError("workers and per_row need a transform", hint="Example: transform=decode")

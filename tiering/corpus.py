@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tiering import catalog
+from tiering.arguments import need, whole
 from tiering.catalog import Record
 from tiering.errors import Conflict, UsageError
 from tiering.layout.zarr import ZarrColumn, ZarrLayout
@@ -21,7 +22,7 @@ from tiering.manifest import Manifest
 from tiering.own import Own
 from tiering.schema import columns_of
 from tiering.shards import Shards
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 
 if TYPE_CHECKING:
     from tiering.rows import RowReader
@@ -188,8 +189,16 @@ def open_corpus(
         NotFound: no such corpus or version. Corrupt: its manifest is damaged.
         UnsupportedVersion: a newer engine wrote it.
     """
+    need_tier(tier)
+    if version is not None:
+        version = whole(version, "version", "version=1")
     record, contents = catalog.load(tier.store, name, version)
     return Corpus(name, tier, record, contents, tuple(others))
+
+
+def need_corpus(corpus: object) -> None:
+    """Raise `UsageError` unless it is a `Corpus`."""
+    need(corpus, Corpus, "corpus", "open_corpus(tier, 'web-text')")
 
 
 def _first_per_shard(table: pa.Table, shards: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -23,6 +23,7 @@ from distributed import Client, KilledWorker, LocalCluster, as_completed, get_wo
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
+from tiering.arguments import need
 from tiering.errors import Unavailable
 from tiering.tier import Tier
 
@@ -42,6 +43,7 @@ def choose_client(client: Client | None, nbytes: int, tiers: Iterable[Tier]) -> 
     threads of the cluster that it holds itself. Otherwise the given client is used, then the current one;
     without any, small work runs on threads and large work on a local cluster that ends with it.
     """
+    need_client(client)
     if any(tier.process_bound for tier in tiers) or _inside_a_task():
         yield None
         return
@@ -53,6 +55,12 @@ def choose_client(client: Client | None, nbytes: int, tiers: Iterable[Tier]) -> 
         return
     with local_cluster(processes=False) as own:
         yield own
+
+
+def need_client(client: object) -> None:
+    """Raise `UsageError` unless it is a Dask client, or None."""
+    if client is not None:
+        need(client, Client, "client", "client=Client('127.0.0.1:8786')")
 
 
 @contextmanager

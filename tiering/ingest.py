@@ -17,11 +17,12 @@ from dask.delayed import Delayed, delayed
 from distributed import Client
 
 from tiering import catalog
+from tiering.arguments import need
 from tiering.claim import claimed
 from tiering.corpus import Corpus, open_corpus
 from tiering.digest import CRC_BYTES, digest
 from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
-from tiering.graph import choose_client, run_tasks
+from tiering.graph import choose_client, need_client, run_tasks
 from tiering.keys import validate_name
 from tiering.layout import arrow
 from tiering.layout.base import PAGE_BYTES, EncodedShard
@@ -33,7 +34,7 @@ from tiering.schema import columns_of, to_arrays, to_table
 from tiering.sizes import parse_size
 from tiering.sources.base import Source, Values
 from tiering.sources.open import open_source
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 from tiering.transfer import put_verified
 
 DEFAULT_SHARD_SIZE: Final = "64MiB"
@@ -133,6 +134,9 @@ def ingest(
         Locked: a living process ingests the same right now.
         CapacityExceeded: the tier has no room; nothing was written.
     """
+    need_tier(tier)
+    need(name, str, "name", "name='web-text'")
+    need_client(client)
     validate_name(name)
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Choose another tier")

@@ -22,7 +22,7 @@ from distributed import Client
 
 from tiering import catalog
 from tiering.claim import version_held
-from tiering.corpus import Corpus
+from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import Conflict, UsageError
 from tiering.graph import choose_client, run_tasks
@@ -31,7 +31,7 @@ from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_co
 from tiering.progress import track
 from tiering.release import release
 from tiering.room import check_room, refuse_foreign, room_held
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 
 GET_BYTES: Final = 8 << 20
 """Bytes of one ranged GET of an object tier."""
@@ -268,6 +268,8 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         Conflict: another corpus has this name on the target.
         CapacityExceeded: the target has no room.
     """
+    need_corpus(corpus)
+    need_tier(target, "target")
     plan = _look(corpus, target, give_up=release)
     largest_bytes = int(plan.steps["nbytes"].to_numpy().max())
     check_room(target, corpus.name, plan.final_bytes, largest_bytes)

@@ -16,13 +16,13 @@ from distributed import Client
 
 from tiering import catalog, process
 from tiering.claim import claimed, version_held
-from tiering.corpus import Corpus
+from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import CapacityExceeded, LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 
 
 def release(
@@ -52,6 +52,9 @@ def release(
         LastCopy: too few verified copies remain; nothing was deleted.
         Conflict: another corpus has this name on `tier`, or somebody is at work on it there.
     """
+    need_corpus(corpus)
+    for each in (tier, *copies):
+        need_tier(each)
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     if not catalog.is_published(tier.store, corpus.name, corpus.version) and not _belonging(corpus, tier):

@@ -182,7 +182,10 @@ class RowReader:
         """Row numbers from 0 on: int64 ``[n]``."""
         count = len(self)
         if isinstance(rows, slice):
-            return np.arange(*rows.indices(count))
+            try:
+                return np.arange(*rows.indices(count))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{rows} gives no rows: {error}", hint="Example: corpus[100:200]") from None
         try:
             array = np.asarray(rows)
         except ValueError:  # lists of unequal length

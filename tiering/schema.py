@@ -41,6 +41,8 @@ def choose(schema: pa.Schema, names: Sequence[str] | None, what: str) -> pa.Sche
         UsageError: no such field, or none at all; it names `what` has the schema.
     """
     known = ", ".join(schema.names)
+    if isinstance(names, str):
+        raise UsageError(f"columns = {names!r} is no list of names", hint=f"Example: columns=[{names!r}]")
     for name in names or ():
         if name not in schema.names:
             raise UsageError(f"{what} has no column {name!r}", hint=f"Its columns are {known}")

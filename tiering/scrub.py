@@ -12,7 +12,7 @@ from dask.delayed import Delayed, delayed
 from distributed import Client
 
 from tiering import catalog
-from tiering.corpus import Corpus
+from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import Corrupt, FormatError, NotFound, TieringError, UsageError
 from tiering.graph import choose_client, run_tasks
@@ -20,7 +20,7 @@ from tiering.keys import INTERNAL
 from tiering.progress import track
 from tiering.repair import Repaired, repair_catalog
 from tiering.repair import repair as repair_objects
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 from tiering.transfer import read_verified
 
 _BATCH_BYTES = 256 << 20
@@ -126,8 +126,10 @@ def verify(
         Unavailable, DeadlineExceeded: the tier does not answer at all.
         UsageError: `subset` is no part of anything, or a repair of a read-only tier.
     """
+    need_corpus(corpus)
     part = parse_subset(subset)
     tier = tier or corpus.tier
+    need_tier(tier)
     sources = [other for other in dict.fromkeys((*others, corpus.tier, *corpus.others)) if other != tier]
     mended: list[Repaired] = []
     if repair:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tiering.arguments import need
 from tiering.credentials import ENCRYPTION_OPTIONS, check_references, check_url
 from tiering.errors import ConfigError, UsageError
 from tiering.sizes import parse_size
@@ -169,6 +170,7 @@ def open_tier(
     Raises:
         ConfigError: something is wrong with an argument; the message shows a right one.
     """
+    need(url, str | os.PathLike, "the url of a tier", "open_tier('s3://bucket/prefix')")
     url, kind = _normalise(os.fspath(url), name)
     options = dict(options or {})
     check_references(options, f"tier {name or url!r}")
@@ -210,6 +212,11 @@ def _check_known(options: Mapping[str, Option], where: str) -> None:
         close = difflib.get_close_matches(unknown[0], known, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
         raise ConfigError(f"{where} has no option {unknown[0]!r}", hint=hint)
+
+
+def need_tier(tier: object, what: str = "tier") -> None:
+    """Raise `UsageError` unless it is a `Tier`."""
+    need(tier, Tier, what, f"{what} = open_tier('/mnt/nvme/tier')")
 
 
 def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Prices:

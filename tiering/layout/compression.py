@@ -21,7 +21,7 @@ _CODEC: Final = re.compile(r"zstd(?::([1-9]|1[0-9]|2[0-2]))?")
 
 def zstd_level(codec: str) -> int:
     """The level of a codec written "zstd" (1) or "zstd:LEVEL" (1 to 22), else `UsageError`."""
-    match = _CODEC.fullmatch(codec)
+    match = _CODEC.fullmatch(codec) if isinstance(codec, str) else None
     if match is None:
         raise UsageError(f"codec {codec!r} is not known", hint="Use None or 'zstd:3' (levels 1 to 22)")
     return int(match[1] or 1)

@@ -124,6 +124,8 @@ class TextSource(Source):
             raise UsageError(
                 f"row_tokens = {row_tokens!r} is not a row length", hint="Example: row_tokens=2049"
             )
+        if not isinstance(suffixes, str | Sequence):
+            raise UsageError(f"suffixes = {suffixes!r} are no endings", hint="Example: suffixes=('.py',)")
         self.schema: pa.Schema = schema_of([ZarrColumn(column, DTYPE, (row_tokens,))])
         self._column = column
         self._row_tokens = row_tokens
