@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -93,9 +94,7 @@ def test_sweep_starts_processes_when_it_is_large(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sweep_on_a_cluster_without_workers_says_so() -> None:
-    class Deserted:
-        def scatter(self, data: object, hash: bool) -> None:  # noqa: A002
-            raise TimeoutError("No valid workers found")
-
+    deserted = mock.create_autospec(Client, instance=True)
+    deserted.scatter.side_effect = TimeoutError("No valid workers found")
     with pytest.raises(Unavailable, match=r"takes no data: No valid workers found. Has it workers\?"):
-        sweep(TRACE, TIER, CACHES, client=Deserted())  # type: ignore[arg-type]
+        sweep(TRACE, TIER, CACHES, client=deserted)

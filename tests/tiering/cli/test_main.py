@@ -75,8 +75,9 @@ def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, words: 
 
 
 def test_sizes_that_are_a_slip_of_the_pen_are_told(tiering: Any, tmp_path: Path) -> None:
-    with NodeCache(tmp_path / "cache", "1MB") as cache:
-        cache.get(digest(b"x"), 1, lambda: [b"x"])
+    cache = NodeCache(tmp_path / "cache", "1MB")
+    cache.get(digest(b"x"), 1, lambda: [b"x"])
+    cache.close()
     for words in (
         ("cache", "resize", tmp_path / "cache", "1e30TB"),
         ("block", "format", tmp_path / "v.img", "--size", "1e30TB"),
