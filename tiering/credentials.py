@@ -171,8 +171,8 @@ def _look_up(option: str, reference: str, where: str) -> str:
     else:
         what, hint = f"file {name!r}", "Write the credential to that file, readable by this user"
         try:
-            found = Path(name).read_text().strip()
-        except (OSError, UnicodeDecodeError):
+            found = Path(name).expanduser().read_text().strip()
+        except (OSError, UnicodeDecodeError, RuntimeError):  # the last where there is no home
             found = ""
     if not found:
         raise ConfigError(

@@ -7,6 +7,7 @@ import pytest
 from tiering import load_config
 from tiering.config import MAX_CONFIG_BYTES, Config, Table
 from tiering.errors import ConfigError, NotFound
+from tiering.stores.wrappers.options import WrapperOptions
 
 GOOD = """
 [tiers.lake]
@@ -207,3 +208,13 @@ policy = "lru"
 def test_config_of_a_wrong_cache_names_it(tmp_path: Path, lines: str, names: str) -> None:
     with pytest.raises(ConfigError, match=names):
         load(tmp_path, f"[caches.node]\n{lines}\n")
+
+
+def test_configuration_of_the_document_loads(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    (tmp_path / "tiering.toml").write_text(document.split("```toml\n")[1].split("```")[0])
+    config = load_config(tmp_path / "tiering.toml")
+    assert list(config.tiers) == ["lake", "disk", "vault"]
+    assert list(config.caches) == ["node"]
+    for option in WrapperOptions.names():
+        assert f"`{option}`" in document

@@ -186,6 +186,12 @@ def shared() -> Iterator[Tier]:
     open_module._memories.pop((tier.url, os.getpid())).close()
 
 
+def test_driver_that_nobody_knows_is_refused() -> None:
+    tier = open_tier("s3://bucket/x", "lake", options={"driver": "obstor"})
+    with pytest.raises(ConfigError, match="option driver of tier 'lake' is 'obstor'.*obstore"):
+        tier.store.stat("k")
+
+
 def test_memory_tier_refuses_use_in_another_process(memory: Tier) -> None:
     with python(USE_MEMORY) as child:
         told, _ = child.communicate(pickle.dumps(memory).hex())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from dask.utils import format_bytes
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tiering import catalog
 from tiering.cli.session import Session
@@ -92,7 +92,13 @@ def ls_command(context: typer.Context, tier: TierArgument) -> None:
         except TieringError as error:
             rows.append({"name": name, "problem": str(error)})
     table = Table(
-        "name", "version", "format", "rows", "bytes", "shards", title=f"Corpora on {escape(place.name)}"
+        Column("name", overflow="fold"),
+        "version",
+        "format",
+        "rows",
+        "bytes",
+        "shards",
+        title=f"Corpora on {escape(place.name)}",
     )
     for row in rows:
         if "problem" in row:

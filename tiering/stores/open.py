@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tiering.credentials import ENCRYPTION_OPTIONS, OptionValue
+from tiering.errors import ConfigError
 from tiering.stores.base import Store
 from tiering.stores.memory import MemoryStore
 from tiering.stores.wrappers import Breaker, Counted, Deadline, ReadOnly, Retry, Throttle
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 OBJECT_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "abfs"})
 """What obstore serves; fsspec serves the others."""
+
+_DRIVERS: Final = ("obstore", "fsspec", "s3fs", "gcsfs", "adlfs")
+"""What can serve an object tier; all but the first are fsspec."""
 
 _memories: dict[tuple[str, int], Store] = {}
 """Memory by url and process; it outlives `Tier.close`, for there is nowhere to read it back from."""
@@ -104,6 +108,9 @@ def _connect(tier: Tier, options: dict[str, OptionValue]) -> Store:
         path = Path(tier.url.removeprefix("block://"))
         return BlockStore(tier.name, path, read_only=tier.read_only)
     driver = options.pop("driver", "obstore" if scheme in OBJECT_SCHEMES else "fsspec")
+    if driver not in _DRIVERS:
+        hint = f"Use one of {', '.join(_DRIVERS)}"
+        raise ConfigError(f"option driver of tier {tier.name!r} is {driver!r}", hint=hint)
     if driver == "obstore":
         from tiering.stores.object import ObjectStore
 

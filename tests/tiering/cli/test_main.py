@@ -81,7 +81,7 @@ def test_sizes_that_are_a_slip_of_the_pen_are_told(tiering: Any, tmp_path: Path)
     for words in (
         ("cache", "resize", tmp_path / "cache", "1e30TB"),
         ("block", "format", tmp_path / "v.img", "--size", "1e30TB"),
-        ("bench-loader", "c", "--on", tmp_path, "--cache-size", "1e30TB"),
+        ("simulate", "c", "--on", tmp_path, "--bandwidth", "1e30TB"),
     ):
         done = tiering(*words)
         assert done.code == 2, words
