@@ -188,7 +188,7 @@ def shared() -> Iterator[Tier]:
 
 def test_driver_that_nobody_knows_is_refused() -> None:
     tier = open_tier("s3://bucket/x", "lake", options={"driver": "obstor"})
-    with pytest.raises(ConfigError, match="option driver of tier 'lake' is 'obstor'.*obstore"):
+    with pytest.raises(ConfigError, match=r"option driver of tier 'lake' is 'obstor'.*obstore"):
         tier.store.stat("k")
 
 
