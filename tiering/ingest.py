@@ -368,7 +368,8 @@ def _published(target: Target, intent: str) -> Corpus | None:
         raise Conflict(
             f"corpus {target.name!r} exists already, made from another source or with another layout",
             tier=target.tier.name,
-            hint="Choose another name, or release that corpus first",
+            hint="Choose another name, or release that corpus first. A file that was written anew is another"
+            " source, also with the same bytes",
         )
     return Corpus(target.name, target.tier, record, manifest)
 

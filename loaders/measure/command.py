@@ -58,6 +58,8 @@ def bench_loader(
     The first epoch is cold only if nothing of the corpus is in the page cache and the node cache.
     """
     session = Session.of(context)
+    if not max_seconds > 0:
+        raise UsageError(f"--max-seconds {max_seconds} is no time", hint="Example: --max-seconds 60")
     corpus = open_corpus(session.source(on), name, version)
     chosen = [column.strip() for column in columns.split(",")] if columns else None
     sample_bytes = parse_size(sample, "sample")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ from tiering.errors import (
     Unavailable,
     UsageError,
 )
+from tiering.stores import object_uploads
 from tiering.stores.fsspec import FsspecStore
 from tiering.stores.object import ObjectStore
 from tiering.transfer import put_verified
@@ -244,6 +246,20 @@ def test_uploads_of_killed_writers_are_swept_when_old(
         assert uploads(ceph_endpoint, prefix) == [f"{prefix}/web-2/shard"]
         assert store.abort_uploads(older_than_seconds=0) == 1
         assert list(store.list()) == []
+
+
+@pytest.mark.ceph
+def test_upload_of_this_very_second_is_no_younger_than_nothing(
+    ceph_endpoint: Endpoint, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = ceph_endpoint.client()
+    client.create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}/k")
+    client.close()
+    just_before = datetime.now(UTC) - timedelta(seconds=1)
+    monkeypatch.setattr(object_uploads, "_date", lambda _answer: just_before)
+    with ObjectStore("lake", f"s3://{BUCKET}/{prefix}", ceph_endpoint.options()) as store:
+        assert store.abort_uploads(older_than_seconds=1) == 0
+        assert store.abort_uploads(older_than_seconds=0) == 1
 
 
 def test_sweep_that_is_not_allowed_stops_nobody(

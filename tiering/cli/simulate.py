@@ -41,6 +41,7 @@ _TRACE_POLICIES: Final = ("lru", "sieve", "s3fifo", "belady")
 _CORPUS_POLICIES: Final = ("pin", "lru", "belady")
 _LANES: Final = 64
 _LONGEST_SECONDS: Final = 3600.0
+_MOST_DOLLARS: Final = 1e6
 _MOST_REQUESTS: Final = 350_000_000  # as many as of a trace fit in memory
 
 T = TypeVar("T")
@@ -116,7 +117,9 @@ def simulate_command(
         raise UsageError("give either the name of a corpus or a --trace", hint=hint)
     if plot is not None:
         check_plot(plot)
-    elif sample is not None:
+    if sample is not None and not 0 < sample <= 1:
+        raise UsageError(f"--sample {sample} is not a share of the objects", hint="Example: --sample 0.01")
+    if sample is not None and plot is None:
         raise UsageError("--sample is for curves that are drawn", hint="Say where: --plot misses.svg")
     place = None if tier is None else session.source(tier)
     model = _tier_model(place, latency, bandwidth, slots, egress_gb, get_1000)
@@ -221,6 +224,9 @@ def _tier_model(
     get_1000: float | None,
 ) -> TierModel:
     """What the options say, and else the tier."""
+    for option, dollars in (("--egress-gb", egress_gb), ("--get-1000", get_1000)):
+        if dollars is not None and not 0 <= dollars < _MOST_DOLLARS:
+            raise UsageError(f"{option} {dollars} is not in dollars", hint=f"Example: {option} 0.09")
     speed = OBJECT_STORE if place is None else place.speed
     prices = Prices() if place is None else place.prices
     per_1000 = prices.get_1000 if get_1000 is None else get_1000

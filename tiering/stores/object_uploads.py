@@ -86,7 +86,8 @@ class S3Admin:
                 for entry in page.get("Uploads", []):
                     # Some servers do not heed the prefix.
                     if now is not None and entry["Key"].startswith(below):
-                        age = (now - entry["Initiated"]).total_seconds()
+                        # The clock in a header is cut to seconds, so this second's uploads come after it.
+                        age = max(0.0, (now - entry["Initiated"]).total_seconds())
                         found.append(Upload(entry["Key"].removeprefix(self._root), entry["UploadId"], age))
         return found
 

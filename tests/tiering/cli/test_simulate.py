@@ -256,10 +256,8 @@ def test_simulate_of_oracle_general_and_of_columns_without_a_header(tiering: Any
         (("--trace", "t.csv", "--latency", "-1s"), 2, "--latency '-1s' is no time"),
         (("--trace", "t.csv", "--bandwidth", "0"), 2, "--bandwidth = '0' is not a size"),
         (("--trace", "t.csv", "--slots", "0"), 2, "slots must be at least 1"),
-        (("--trace", "t.csv", "--egress-gb", "-1"), 2, "egress_price_per_gb must be at least 0"),
         (("--trace", "t.csv", "--consume", "0"), 2, "--consume = '0' is not a size"),
         (("--trace", "t.csv", "--plot", "a.pdf"), 2, "ends in neither .svg nor .png"),
-        (("--trace", "t.csv", "--plot", "a.svg", "--sample", "2"), 2, "rate must be above 0 and below 1"),
         (("--trace", "t.csv", "--sample", "0.1"), 2, "--sample is for curves"),
         (("--trace", "t.csv", "--points", "1", "--plot", "a.svg"), 2, "points"),
     ],
@@ -346,3 +344,33 @@ def test_best_is_what_stalls_least_then_fetches_least_then_needs_least() -> None
     assert best(outcomes[:1]).cache.policy == "belady"  # where there is nothing else
     cramped = [outcome for outcome in outcomes if outcome.cache.capacity_bytes == 20]
     assert best(cramped).cache.policy == "pin"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--latency", "1e400s"), "--latency '1e400s' is no time up to an hour"),
+        (("--latency", "30"), "--latency '30' is no time"),
+        (("--latency", "2h"), "--latency '2h' is no time"),
+        (("--egress-gb", "-1"), "--egress-gb -1.0 is not in dollars"),
+        (("--get-1000", "inf"), "--get-1000 inf is not in dollars"),
+        (("--bandwidth", "1e300"), "is not below 1 EiB"),
+        (("--capacity", "1e30TB"), "is not below 1 EiB"),
+        (("--lookahead", "1e30TB"), "is not below 1 EiB"),
+        (("--sample", "2", "--plot", "x.svg"), "--sample 2.0 is not a share"),
+        (("--columns", "0,2,5"), "--columns '0,2,5' are not those of time, id and size"),
+        (("--columns", "1"), "--columns '1' are not"),
+    ],
+)
+def test_simulate_names_the_option_that_is_wrong(
+    tiering: Any, csv: Path, words: tuple[str, ...], told: str
+) -> None:
+    done = tiering("simulate", "--trace", csv, *words)
+    assert done.code == 2
+    assert told in done.err.replace("\n", " ")
+
+
+def test_simulate_of_more_epochs_than_fit_in_memory_is_refused(tiering: Any, lake: Path) -> None:
+    done = tiering("simulate", "web", "--on", lake, "--epochs", 10**12)
+    assert done.code == 2
+    assert f"--epochs {10**12} are more than" in done.err
