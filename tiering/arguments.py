@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import operator
+from collections.abc import Iterable
 from types import UnionType
 
 from tiering.errors import UsageError
@@ -29,6 +31,15 @@ def whole(value: object, what: str, example: str) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(value)  # type: ignore[arg-type]
     raise _wrong(value, "whole number", what, example)
+
+
+def known(name: str, names: Iterable[str]) -> str:
+    """What to say of a name that is none of `names`: the one that was meant, or all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(names)}." if names else "None is known."
 
 
 def _wrong(value: object, kind: str, what: str, example: str) -> UsageError:

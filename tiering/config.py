@@ -24,15 +24,15 @@ Example::
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Final, TypeVar, get_args, overload
 
+from tiering.arguments import known
 from tiering.cache import NodeCache
 from tiering.errors import ConfigError, NotFound
 from tiering.tier import HIGH_WATER, LOW_WATER, Tier, open_tier
@@ -61,7 +61,7 @@ class Config:
             return open_tier(name)
         raise NotFound(
             f"no tier is called {name!r}",
-            hint=f"{_known(name, self.tiers)} Or give a url or a path such as './{name}'",
+            hint=f"{known(name, self.tiers)} Or give a url or a path such as './{name}'",
         )
 
 
@@ -110,7 +110,7 @@ class Table:
         """Raise `ConfigError` when the table has a key that nobody asked for."""
         for key in self._values:
             if key not in self._asked:
-                hint = _known(key, sorted(self._asked))
+                hint = known(key, sorted(self._asked))
                 raise ConfigError(f"{self.where}.{key} is not a known key", hint=hint)
 
 
@@ -199,11 +199,8 @@ def _read_cache(name: str, caches: Table) -> NodeCache:
 
 def _example(key: str, example: str) -> str:
     """A line of TOML; a table is one by itself."""
-    return (
-        f"Example: {example}"
-        if example.startswith("[") and "'" not in example
-        else f"Example: {key} = {example}"
-    )
+    is_table = example.startswith("[") and "'" not in example  # else it may be a list
+    return f"Example: {example}" if is_table else f"Example: {key} = {example}"
 
 
 def _option(options: Table, key: str) -> Any:
@@ -212,11 +209,3 @@ def _option(options: Table, key: str) -> Any:
 
 def _price(prices: Table, key: str) -> Any:
     return prices.get(key, int | float, "0.09")
-
-
-def _known(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    close = difflib.get_close_matches(name, names, 1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(names)}." if names else "None is known."

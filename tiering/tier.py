@@ -6,7 +6,6 @@ never a secret (credentials are references). It travels in Dask graphs; each pro
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import threading
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tiering.arguments import need
+from tiering.arguments import known, need
 from tiering.credentials import ENCRYPTION_OPTIONS, check_references, check_url
 from tiering.errors import ConfigError, UsageError
 from tiering.sizes import parse_size
@@ -186,7 +185,7 @@ def open_tier(
                 hint="Options are text, numbers, true or false",
             )
     WrapperOptions.parse(options, kind, f"tier {name or url!r}")
-    if kind != "object":  # the others are checked by their store, which knows them
+    if kind != "object":  # options of object tiers are checked by their store, which knows them
         _check_known(options, f"tier {name or url!r}")
     _check_water(low_water, high_water)
     bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
@@ -206,12 +205,9 @@ def open_tier(
 
 def _check_known(options: Mapping[str, Option], where: str) -> None:
     """A misspelt option must not be passed over: it may be the one by which a tier is encrypted."""
-    known = [*WrapperOptions.names(), *ENCRYPTION_OPTIONS]
-    unknown = sorted(set(options).difference(known))
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
-        raise ConfigError(f"{where} has no option {unknown[0]!r}", hint=hint)
+    right = [*WrapperOptions.names(), *ENCRYPTION_OPTIONS]
+    for option in sorted(set(options).difference(right)):
+        raise ConfigError(f"{where} has no option {option!r}", hint=known(option, right))
 
 
 def need_tier(tier: object, what: str = "tier") -> None:

@@ -116,16 +116,21 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"line {reader.line_num} is not CSV: {error}") from None
 
 
-def _places(rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]) -> list[int]:
-    """Where the columns stand in a row; takes the header, if there is one."""
+def check_columns(columns: Sequence[str]) -> None:
+    """Raise ValueError unless they can be those of time, id and size, or of id and size."""
     if len(columns) not in (2, 3) or not all(columns):
         raise ValueError(
             f"columns must be those of time, id and size, or of id and size, not {','.join(columns)!r}; "
             f"e.g. {','.join(DEFAULT_COLUMNS)}, or 1,2,3 where there is no header"
         )
+    if all(column.isdecimal() for column in columns) and any(int(column) < 1 for column in columns):
+        raise ValueError(f"columns are numbered from 1, not {','.join(columns)!r}; e.g. 1,2,3")
+
+
+def _places(rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]) -> list[int]:
+    """Where the columns stand in a row; takes the header, if there is one."""
+    check_columns(columns)
     if all(column.isdecimal() for column in columns):
-        if any(int(column) < 1 for column in columns):
-            raise ValueError(f"columns are numbered from 1, not {','.join(columns)!r}; e.g. 1,2,3")
         return [int(column) - 1 for column in columns]
     _, header = next(rows, (0, []))
     for column in columns:

@@ -95,9 +95,7 @@ def main() -> None:
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except (
-        OSError
-    ):  # `run` told it; without this Python would try again at its end, and tell it by a traceback
+    except OSError:  # `run` told it; at its end Python would try again, and tell it by a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 

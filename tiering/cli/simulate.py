@@ -23,7 +23,7 @@ from policies.order import MODES
 from policies.regime import Pace, Reader, Requests
 from policies.simulation import CacheModel, TierModel, front
 from policies.trace import Trace, order_trace
-from policies.trace.formats import DEFAULT_COLUMNS
+from policies.trace.formats import DEFAULT_COLUMNS, check_columns
 from tiering.cli.session import Session
 from tiering.cli.simulate_report import advise, best, facts, finite, suits, table
 from tiering.corpus import Corpus, open_corpus
@@ -128,7 +128,8 @@ def simulate_command(
     aheads = [_lookahead(text) for text in _several(lookahead, ["0"] if trace else ["auto"])]
     needed = None if consume is None else parse_size(consume, "--consume", "--consume 1GB")
     if trace is not None:
-        title, requests, reader = trace.name, read_trace(trace, format_, _columns(columns)), None
+        _checked(lambda: check_columns(columns.split(",")))
+        title, requests, reader = trace.name, read_trace(trace, format_, columns.split(",")), None
     else:
         corpus = _corpus(place, name or "", version)
         title = corpus.name
@@ -284,18 +285,3 @@ def _duration(text: str) -> float:
         if 0 <= seconds <= _LONGEST_SECONDS and not text.strip()[-1:].isdecimal():
             return seconds
     raise UsageError(f"--latency {text!r} is no time up to an hour", hint="Example: --latency 30ms")
-
-
-def _columns(text: str) -> list[str]:
-    columns = text.split(",")
-    numbers = [column for column in columns if column.isdecimal()]
-    if (
-        len(columns) not in (2, 3)
-        or not all(columns)
-        or "0" in {number.lstrip("0") or "0" for number in numbers}
-    ):
-        hint = "Example: --columns time,id,size, or --columns 1,2,3"
-        raise UsageError(
-            f"--columns {text!r} are not those of time, id and size, or of id and size", hint=hint
-        )
-    return columns

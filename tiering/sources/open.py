@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ from tiering.sources.text import TextSource
 READERS: Final = ("text", "parquet")
 TEXT_OPTIONS: Final = frozenset(["row_tokens", "column", "suffixes"])
 _NO_TEXT: Final = (".npy", ".npz", ".arrow", ".feather", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar")
-_LOOKED_AT: Final = 10_000  # files of a folder
 
 
 def open_source(source: Any, reader: str | None = None, options: Mapping[str, Any] | None = None) -> Source:
@@ -116,5 +114,4 @@ def _reader_of(paths: Sequence[str | os.PathLike[str]]) -> str:
 def _names(path: Path) -> list[str]:
     if not path.is_dir():
         return [path.name]
-    walked = (name for _folder, _folders, names in os.walk(path) for name in names)
-    return list(islice(walked, _LOOKED_AT))
+    return [name for _folder, _folders, names in os.walk(path) for name in names]

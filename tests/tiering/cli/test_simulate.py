@@ -358,8 +358,8 @@ def test_best_is_what_stalls_least_then_fetches_least_then_needs_least() -> None
         (("--capacity", "1e30TB"), "is not below 1 EiB"),
         (("--lookahead", "1e30TB"), "is not below 1 EiB"),
         (("--sample", "2", "--plot", "x.svg"), "--sample 2.0 is not a share"),
-        (("--columns", "0,2,5"), "--columns '0,2,5' are not those of time, id and size"),
-        (("--columns", "1"), "--columns '1' are not"),
+        (("--columns", "0,2,5"), "columns are numbered from 1, not '0,2,5'"),
+        (("--columns", "1"), "columns must be those of time, id and size, or of id and size, not '1'"),
     ],
 )
 def test_simulate_names_the_option_that_is_wrong(
