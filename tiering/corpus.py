@@ -22,7 +22,7 @@ from tiering.manifest import Manifest
 from tiering.own import Own
 from tiering.schema import columns_of
 from tiering.shards import Shards
-from tiering.tier import Tier, need_tier
+from tiering.tier import Tier, need_tier, need_tiers
 
 if TYPE_CHECKING:
     from tiering.rows import RowReader
@@ -190,6 +190,7 @@ def open_corpus(
         UnsupportedVersion: a newer engine wrote it.
     """
     need_tier(tier)
+    need_tiers(others, "others")
     if version is not None:
         version = whole(version, "version", "version=1")
     record, contents = catalog.load(tier.store, name, version)

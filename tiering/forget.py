@@ -18,7 +18,7 @@ from tiering.corpus import open_corpus
 from tiering.digest import digest
 from tiering.errors import UsageError
 from tiering.release import drop_version, name_held, proven
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier, need_tiers
 
 
 def forget(
@@ -50,6 +50,8 @@ def forget(
         Conflict: somebody is at work on it there.
         Corrupt: the manifest of a version is damaged, so that nobody knows what is shared with it; repair it.
     """
+    need_tier(tier)
+    need_tiers(copies, "copies")
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     newest = catalog.head(tier.store, name).version

@@ -24,7 +24,7 @@ from tiering.process import ProcessId
 from tiering.reservation import reservations
 from tiering.stores.base import ObjectInfo, Store, Strays
 from tiering.tickets import Ticket, Tickets, counts, holder
-from tiering.tier import Tier
+from tiering.tier import Tier, need_tier
 
 DAY_SECONDS: Final = 86400.0
 _INTENT: Final = digest(b"gc")
@@ -90,6 +90,9 @@ def gc(
     Raises:
         UsageError: the tier is read-only.
     """
+    need_tier(tier)
+    if isinstance(names, str):
+        raise UsageError(f"names = {names!r} is no list of names", hint=f"Example: names=[{names!r}]")
     if tier.read_only and not dry_run:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     store = tier.store

@@ -278,7 +278,7 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
 
 def _look(corpus: Corpus, target: Tier, *, give_up: bool) -> MovePlan:
     """The plan as the world is now, without a look at the room."""
-    if (target.url, target.option_items) == (corpus.tier.url, corpus.tier.option_items):
+    if target.is_same(corpus.tier):
         raise UsageError(
             f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
         )

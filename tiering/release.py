@@ -15,14 +15,15 @@ from functools import partial
 from distributed import Client
 
 from tiering import catalog, process
-from tiering.claim import claimed, version_held
+from tiering.arguments import whole
+from tiering.claim import claimed, claims, version_held
 from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import CapacityExceeded, LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
-from tiering.tier import Tier, need_tier
+from tiering.tier import Tier, need_tier, need_tiers
 
 
 def release(
@@ -53,8 +54,9 @@ def release(
         Conflict: another corpus has this name on `tier`, or somebody is at work on it there.
     """
     need_corpus(corpus)
-    for each in (tier, *copies):
-        need_tier(each)
+    need_tier(tier)
+    need_tiers(copies, "copies")
+    min_copies = whole(min_copies, "min_copies", "min_copies=1")
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     if not catalog.is_published(tier.store, corpus.name, corpus.version) and not _belonging(corpus, tier):
@@ -137,7 +139,8 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
     """The candidates, each with None when it is another place than `tier` and than those before it.
 
     Two urls can mean one place (links, mounts, addresses of one server). So a small object is written to each
-    place, and whoever sees it is a place that was seen before.
+    place, and whoever sees it is a place that was seen before. To those that are read-only, which come last,
+    nothing can be written: of these, files are told apart by their inodes, and all others count as one.
     """
     key = corpus.key(f"{INTERNAL}/probes/{secrets.token_hex(8)}")
     probe = process.current().text().encode()  # so that `tiering.gc` leaves those of the living alone
@@ -145,12 +148,18 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
     marked = [tier]
     try:
         _with_room(corpus.name, tier, lambda: tier.store.write(key, [probe]))
-        for candidate in candidates:
+        bare: dict[tuple[int, int] | None, Tier] = {}
+        for candidate in sorted(candidates, key=lambda tier: tier.read_only):
             try:
                 if candidate.store.exists(key):
                     found[candidate] = "the same place as a tier before it"
                     continue
-                if not candidate.read_only:
+                if candidate.read_only:
+                    before = bare.setdefault(_inode(corpus, candidate), candidate)
+                    if before is not candidate:
+                        found[candidate] = f"read-only, and not to be told from {before.name}"
+                        continue
+                else:
                     marked.append(candidate)
                     _with_room(corpus.name, candidate, partial(candidate.store.write, key, [probe]))
                 found[candidate] = None
@@ -161,6 +170,17 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
             with contextlib.suppress(TieringError):
                 candidate.store.delete(key)
     return found
+
+
+def _inode(corpus: Corpus, tier: Tier) -> tuple[int, int] | None:
+    """The file that holds the version's record on a tier, where it is one."""
+    where = tier.store.locate(catalog.record_key(corpus.name, corpus.version))
+    if where is None or tier.kind != "file":
+        return None
+    with contextlib.suppress(OSError):  # gone meanwhile, which whoever verifies it will tell
+        found = where.path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _proof(corpus: Corpus, tier: Tier, held: contextlib.ExitStack, client: Client | None) -> str | None:
@@ -175,9 +195,20 @@ def _proof(corpus: Corpus, tier: Tier, held: contextlib.ExitStack, client: Clien
                 lambda: held.enter_context(version_held(tier, corpus.name, corpus.record)),
             )
         report = verify(corpus, tier, client=client, progress=False)
+        if tier.read_only and _is_claimed_by_others(corpus, tier):
+            return "read-only, and somebody else is at work on it there"
     except TieringError as error:
         return str(error)
     return None if report.ok else f"{len(report.missing)} missing, {len(report.damaged)} damaged"
+
+
+def _is_claimed_by_others(corpus: Corpus, tier: Tier) -> bool:
+    """Whether the copy may be on its way out. Asked with a claim on the tier that shall give up its own copy.
+
+    So of two releases that name each other's tier as their proof, at least one sees the other.
+    """
+    held = claims(tier.store, corpus.name).all()
+    return any(claim.counts and claim.intent != corpus.record.manifest for claim in held)
 
 
 def _with_room(name: str, tier: Tier, write: Callable[[], object]) -> None:

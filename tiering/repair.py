@@ -143,8 +143,8 @@ def fetch_copy(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Ti
 def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Buffer, bool]:
     """Replace a damaged, unreadable or missing shard by a verified copy from another tier, while it is read.
 
-    A tier that is read-only, full or sick, or that gave up the corpus meanwhile, stays as it is: the good
-    bytes are handed out all the same.
+    A tier that is read-only, full or sick, or that gave up the corpus meanwhile or has another one of its
+    name, stays as it is: the good bytes are handed out all the same.
 
     Returns:
         The good bytes, and whether they are on the tier again.
@@ -157,7 +157,10 @@ def heal(corpus: Corpus, key: str, nbytes: int, expected: str) -> tuple[Buffer, 
     try:
         if tier.read_only or not catalog.is_published(tier.store, corpus.name, corpus.version):
             return data, False
-        _put_back(tier.store, corpus.name, key, data, expected)
+        with version_held(tier, corpus.name, corpus.record):  # nobody gives it up, and it is not another's
+            if not catalog.is_published(tier.store, corpus.name, corpus.version):
+                return data, False
+            _put_back(tier.store, corpus.name, key, data, expected)
     except TieringError as error:
         log.warning("shard %s stays bad on tier %s: %s", corpus.key(key), tier.name, error)
         return data, False

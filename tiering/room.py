@@ -31,6 +31,9 @@ FinalBytes = Callable[[Mapping[str, int]], int]
 
 log = logging.getLogger("tiering.room")
 
+_MARKS: Final = (f"{INTERNAL}/claims/", f"{INTERNAL}/versions/")
+"""What only the folder of a corpus has."""
+
 _warned: Final[set[Tier]] = set()
 """Tiers whose high water this process has told of."""
 
@@ -106,9 +109,10 @@ def refuse_foreign(tier: Tier, name: str, keys: Collection[str]) -> None:
     """Raise `Conflict` when `keys`, all below the folder `name`, are not the work of this engine.
 
     Every ingest and move begins with a claim, and a claim stays; so where objects lie without any, they are
-    somebody else's and must not be written over.
+    somebody else's and must not be written over. A tier inside of the folder keeps other things in a folder
+    of that name.
     """
-    if keys and not any(key.startswith(f"{name}/{INTERNAL}/") for key in keys):
+    if keys and not any(key.startswith(_MARKS, len(name) + 1) for key in keys):
         raise Conflict(
             f"the folder {name!r} holds objects that are not of a corpus",
             tier=tier.name,

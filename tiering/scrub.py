@@ -5,6 +5,7 @@ Invariant: nothing is called whole that was not read back and found to have its 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from tiering.keys import INTERNAL
 from tiering.progress import track
 from tiering.repair import Repaired, repair_catalog
 from tiering.repair import repair as repair_objects
-from tiering.tier import Tier, need_tier
+from tiering.tier import Tier, need_tier, need_tiers
 from tiering.transfer import read_verified
 
 _BATCH_BYTES = 256 << 20
@@ -130,6 +131,7 @@ def verify(
     part = parse_subset(subset)
     tier = tier or corpus.tier
     need_tier(tier)
+    need_tiers(others, "others")
     sources = [other for other in dict.fromkeys((*others, corpus.tier, *corpus.others)) if other != tier]
     mended: list[Repaired] = []
     if repair:
@@ -176,8 +178,9 @@ def parse_subset(subset: str | tuple[int, int] | None) -> tuple[int, int] | None
     if subset is None:
         return None
     try:
-        k, n = map(int, subset.split("/")) if isinstance(subset, str) else subset
-    except ValueError:
+        parts = map(int, subset.split("/")) if isinstance(subset, str) else map(operator.index, subset)
+        k, n = parts
+    except (TypeError, ValueError):
         k, n = 0, 0
     if not 1 <= k <= n:
         raise UsageError(

@@ -6,10 +6,11 @@ never a secret (credentials are references). It travels in Dask graphs; each pro
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ Option = str | int | float | bool
 GB: Final = 1_000_000_000
 HIGH_WATER: Final = 0.95
 LOW_WATER: Final = 0.85
+_ALIKE: Final = 0.8  # from here on an option is a slip of the pen for another
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,10 @@ class Tier:
         """Whether what lies on the tier is ciphertext."""
         return ENCRYPTION_OPTIONS[0] in self.options
 
+    def is_same(self, other: Tier) -> bool:
+        """Whether both name one place in the same words: the url alone may be that of two servers."""
+        return (self.url, self.option_items) == (other.url, other.option_items)
+
     @property
     def process_bound(self) -> bool:
         """Whether only one process at a time can use the tier."""
@@ -185,8 +191,7 @@ def open_tier(
                 hint="Options are text, numbers, true or false",
             )
     WrapperOptions.parse(options, kind, f"tier {name or url!r}")
-    if kind != "object":  # options of object tiers are checked by their store, which knows them
-        _check_known(options, f"tier {name or url!r}")
+    _check_known(options, kind, f"tier {name or url!r}")
     _check_water(low_water, high_water)
     bare_s3 = url.startswith("s3://") and "endpoint_url" not in options
     return Tier(
@@ -203,16 +208,25 @@ def open_tier(
     )
 
 
-def _check_known(options: Mapping[str, Option], where: str) -> None:
+def _check_known(options: Mapping[str, Option], kind: str, where: str) -> None:
     """A misspelt option must not be passed over: it may be the one by which a tier is encrypted."""
     right = [*WrapperOptions.names(), *ENCRYPTION_OPTIONS]
     for option in sorted(set(options).difference(right)):
-        raise ConfigError(f"{where} has no option {option!r}", hint=known(option, right))
+        # Those of object tiers are checked by their store; but fsspec's filesystems take any.
+        if kind != "object" or difflib.get_close_matches(option, ENCRYPTION_OPTIONS, 1, _ALIKE):
+            raise ConfigError(f"{where} has no option {option!r}", hint=known(option, right))
 
 
 def need_tier(tier: object, what: str = "tier") -> None:
     """Raise `UsageError` unless it is a `Tier`."""
     need(tier, Tier, what, f"{what} = open_tier('/mnt/nvme/tier')")
+
+
+def need_tiers(tiers: object, what: str) -> None:
+    """Raise `UsageError` unless it is a sequence of tiers."""
+    need(tiers, Sequence, what, f"{what}=[open_tier('/mnt/nvme/tier')]")
+    for tier in tiers:  # type: ignore[attr-defined]
+        need_tier(tier, f"one of {what}")
 
 
 def _prices(given: Prices | Mapping[str, float] | None, default: Prices) -> Prices:

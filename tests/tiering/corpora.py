@@ -53,6 +53,11 @@ def objects(tier: Tier, prefix: str = "") -> dict[str, bytes]:
     return {key: bytes(tier.store.read(key)) for key in keys}
 
 
+def without_claims(tier: Tier) -> dict[str, bytes]:
+    """The same without claims, of which each work leaves one."""
+    return {key: data for key, data in objects(tier).items() if "/claims/" not in key}
+
+
 def shard_keys(corpus: Corpus) -> list[str]:
     """Keys below the tier."""
     return [corpus.key(key) for key in corpus.manifest["key"].to_pylist()]

@@ -12,6 +12,8 @@ import pytest
 from loaders import Loader, Mixture
 from tiering import Corpus, Tier, ingest, open_corpus, open_tier, plan_move, release, verify
 from tiering.errors import UsageError
+from tiering.forget import forget
+from tiering.gc import gc
 
 ROWS = {"x": np.arange(100)}
 
@@ -34,8 +36,18 @@ MISTAKES: dict[str, Callable[[Any, Any], object]] = {
     "target = '/x' is no Tier": lambda _tier, corpus: plan_move(corpus, "/x"),  # type: ignore[arg-type]
     "corpus = 'c5' is no Corpus": lambda tier, _corpus: verify("c5", tier),  # type: ignore[arg-type]
     "tier = 'x' is no Tier": lambda _tier, corpus: release(corpus, "x"),  # type: ignore[arg-type]
-    "tier = 'z' is no Tier": lambda tier, corpus: release(corpus, tier, copies=["z"]),  # type: ignore[list-item]
+    "one of copies = 'z' is no Tier": lambda tier, corpus: release(corpus, tier, copies=["z"]),  # type: ignore[list-item]
     "name = 3 is no str": lambda tier, _corpus: ingest(ROWS, tier, 3),  # type: ignore[arg-type]
+    "copies = a Tier is no Sequence": lambda tier, corpus: release(corpus, tier, copies=tier),
+    "min_copies = '1' is no whole number": lambda tier, corpus: release(corpus, tier, min_copies="1"),  # type: ignore[arg-type]
+    "min_copies = True is no whole number": lambda tier, corpus: release(corpus, tier, min_copies=True),
+    "others = a Tier is no Sequence": lambda tier, corpus: verify(corpus, others=tier),
+    "others = 3 is no Sequence": lambda tier, _corpus: open_corpus(tier, "n", others=3),  # type: ignore[arg-type]
+    "tier = 'a' is no Tier": lambda _tier, _corpus: forget("a", "n"),  # type: ignore[arg-type]
+    "tier = 'b' is no Tier": lambda _tier, _corpus: gc("b"),  # type: ignore[arg-type]
+    "names = 'web' is no list of names": lambda tier, _corpus: gc(tier, "web"),
+    "subset (1.5, 2) is no part": lambda _tier, corpus: verify(corpus, subset=(1.5, 2)),  # type: ignore[arg-type]
+    "subset 5 is no part": lambda _tier, corpus: verify(corpus, subset=5),  # type: ignore[arg-type]
     "codec 3 is not known": lambda tier, _corpus: ingest(ROWS, tier, "m", codec=3),  # type: ignore[arg-type]
     "client = 'x' is no Client": lambda tier, _corpus: ingest(ROWS, tier, "m", client="x"),  # type: ignore[arg-type]
     "suffixes = 3 are no endings": lambda tier, _corpus: ingest(

@@ -87,6 +87,10 @@ def test_config_that_is_right_says_all(tmp_path: Path) -> None:
             "[tiers.v]\nurl = '/a'\noptions = {encryption_kye = 'file:/k'}",
             ["tiers.v", "no option 'encryption_kye'", "Did you mean 'encryption_key'?"],
         ),
+        (
+            "[tiers.v]\nurl = 'sftp://host/a'\noptions = {encryption-key = 'file:/k'}",
+            ["tiers.v", "no option 'encryption-key'", "Did you mean 'encryption_key'?"],
+        ),
         ("[tiers.v]\nurl = 'memory://a'\noptions = {foo = 1}", ["tiers.v", "'foo'", "retry_attempts"]),
         ("[tiers.v]\nurl = 's3:/a'", ["tiers.v", "one slash", "s3://"]),
         ("[tiers.v]\nurl = '  '", ["tiers.v", "is empty"]),

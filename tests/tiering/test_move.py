@@ -248,6 +248,34 @@ def test_release_takes_one_place_under_two_names_for_one(
     assert data_of(lake) == {}
 
 
+def test_release_counts_read_only_places_once(
+    lake: Tier, disk: Tier, tmp_path: Path, make_tier: Callable[..., Tier]
+) -> None:
+    corpus = small(lake)
+    copy_of(corpus, disk)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    locked, link = replace(disk, name="locked", read_only=True), make_tier("link", read_only=True)
+    assert "locked: the same place" in refused(corpus, lake, copies=[locked, disk], min_copies=2)
+    assert "link: read-only, and not to be told from locked" in refused(
+        corpus, lake, copies=[locked, link], min_copies=2
+    )
+    copy_of(corpus, make_tier("third"))
+    release(corpus, lake, copies=[locked, make_tier("third", read_only=True)], min_copies=2)
+    assert data_of(lake) == {}
+
+
+def test_release_against_a_read_only_copy_that_is_given_up_is_refused(lake: Tier, disk: Tier) -> None:
+    """Else of two releases, each against the other's copy, both would succeed."""
+    corpus = small(lake)
+    copy_of(corpus, disk)
+    locked = replace(disk, read_only=True)
+    with claimed(disk.store, "web", "0" * 64, shared=False, purpose="released"):
+        assert "read-only, and somebody else is at work" in refused(corpus, lake, copies=[locked])
+    with claimed(disk.store, "web", corpus.record.manifest, shared=True):  # who keeps it, or heals it
+        release(corpus, lake, copies=[locked])
+    assert data_of(lake) == {}
+
+
 def test_release_leaves_no_trace_on_the_tiers_that_prove_it(lake: Tier, disk: Tier) -> None:
     corpus = small(lake)
     copy_of(corpus, disk)

@@ -165,6 +165,17 @@ def test_refuse_foreign_lets_the_engines_own_through(lake: Tier) -> None:
         refuse_foreign(lake, "web", ["web/c/0", "web/c/.tiering/HEAD"])
 
 
+def test_tier_inside_of_a_folder_is_not_taken_for_a_corpus(lake: Tier, disk: Tier) -> None:
+    corpus = small(open_tier(f"{lake.url}/web", "inner"), "c")
+    before = objects(corpus.tier)
+    with pytest.raises(Conflict, match="not of a corpus"):
+        small(lake)
+    with pytest.raises(Conflict, match="not of a corpus"):
+        plan_move(small(disk), lake)
+    assert objects(corpus.tier) == before
+    assert verify(corpus).ok
+
+
 def test_plan_without_room_says_how_much_is_missing(lake: Tier, make_tier: Callable[..., Tier]) -> None:
     corpus = small(lake)
     manifest = lake.store.stat(catalog.manifest_key("web", corpus.record.manifest)).nbytes

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from distributed import Client
 
-from tests.tiering.corpora import flip, objects, shard_keys, small
-from tiering import Corpus, Tier, catalog, open_corpus, plan_move, verify
+from tests.tiering.corpora import flip, objects, shard_keys, small, without_claims
+from tiering import Corpus, Tier, catalog, open_corpus, plan_move, release, verify
 from tiering.claim import claimed
 from tiering.digest import digest
 from tiering.errors import (
@@ -45,7 +45,7 @@ def test_repair_makes_a_copy_whole_byte_for_byte(
     copies: Corpus, lake: Tier, cluster: Client, on_cluster: bool
 ) -> None:
     disk = copies.tier
-    good = {key: data for key, data in objects(disk).items() if "/claims/" not in key}
+    good = without_claims(disk)
     bad = spoil(disk, copies)
     report = verify(copies, repair=True, client=cluster if on_cluster else None)
     assert report.ok
@@ -213,3 +213,24 @@ def test_repair_beside_a_release_is_refused(copies: Corpus) -> None:
     flip(copies.tier, shard_keys(copies)[2])
     with claimed(copies.tier.store, "web", "0" * 64, shared=False), pytest.raises(Conflict):
         verify(copies, repair=True)
+
+
+def test_heal_never_writes_over_another_corpus_of_its_name(copies: Corpus, lake: Tier) -> None:
+    """A training may still read what was given up, where something else was ingested since."""
+    disk, row = copies.tier, copies[0]["tokens"]
+    release(copies, disk, copies=[lake])
+    other = small(disk, seed=4)
+    before = without_claims(disk)
+    assert (copies[0]["tokens"] == row).all()
+    assert without_claims(disk) == before
+    assert verify(other).ok
+
+
+def test_heal_beside_a_release_leaves_the_shard_bad(copies: Corpus) -> None:
+    row = copies[0]["tokens"]
+    for key in shard_keys(copies):
+        flip(copies.tier, key)
+    before = {key: copies.tier.store.read(key) for key in shard_keys(copies)}
+    with claimed(copies.tier.store, "web", "0" * 64, shared=False, purpose="released"):
+        assert (copies.at(copies.tier)[0]["tokens"] == row).all()
+    assert {key: copies.tier.store.read(key) for key in shard_keys(copies)} == before

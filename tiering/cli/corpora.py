@@ -226,7 +226,7 @@ def _open_on(place: Tier, others: Sequence[Tier], name: str, version: int | None
 
 
 def _others(session: Session, place: Tier) -> list[Tier]:
-    return [tier for tier in session.config.tiers.values() if tier.url != place.url]
+    return [tier for tier in session.config.tiers.values() if not tier.is_same(place)]
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:

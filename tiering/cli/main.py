@@ -117,7 +117,9 @@ def run(arguments: Sequence[str]) -> int:
     except TieringError as error:
         _show(error, as_json=as_json)
         return error.exit_code
-    except OSError as error:  # of the engine's own calls each is one of the above
+    except OSError as error:
+        if error.filename is not None:  # not the output, whose errors name no file
+            raise
         _complain("OSError", f"the output cannot be written: {error.strerror or error}")
         return 1
     finally:

@@ -91,7 +91,7 @@ def others_of(session: Session, place: Tier, names: Sequence[str] | None) -> lis
     """The tiers that were named, or all others of the configuration."""
     if names:
         return [session.source(name) for name in names]
-    return [tier for tier in session.config.tiers.values() if tier.url != place.url]
+    return [tier for tier in session.config.tiers.values() if not tier.is_same(place)]
 
 
 def _document(report: VerifyReport) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _holders(job: Job, corpus: Corpus) -> list[Tier]:
     holders = [job.target]
     for tier in job.others if job.min_copies > 1 else ():
         with contextlib.suppress(TieringError):  # what cannot be asked proves nothing
-            if tier.url != job.target.url and catalog.is_published(tier.store, corpus.name, corpus.version):
+            if not tier.is_same(job.target) and catalog.is_published(tier.store, corpus.name, corpus.version):
                 holders.append(tier)
     return holders
 

@@ -124,12 +124,12 @@ def _read_job(entry: Mapping[str, object], where: str, tiers: Config) -> Job | L
         target=_tier(tiers, table, "to", "'disk'"),
         version=table.get("version", int, "1"),
         min_copies=table.get("min_copies", int, "1", 1) if kind == "demote" else 1,
-        others=tuple(tier for tier in tiers.tiers.values() if tier.url != source.url),
+        others=tuple(tier for tier in tiers.tiers.values() if not tier.is_same(source)),
     )
     table.finish()
     if job.min_copies < 1:
         raise ConfigError(f"{where}.min_copies = {job.min_copies} is below 1", hint="Example: min_copies = 1")
-    if job.source.url == job.target.url:
+    if job.source.is_same(job.target):
         raise ConfigError(f"{where} moves from tier {job.source.name!r} to itself", hint="Name two tiers")
     return job
 

@@ -93,7 +93,7 @@ def _reader_of(paths: Sequence[str | os.PathLike[str]]) -> str:
     Raises:
         UsageError: the endings do not say.
     """
-    names = [name.lower() for path in paths for name in _names(Path(path)) if name[:1] not in ("_", ".")]
+    names = [name.lower() for path in paths for name in _names(Path(path))]
     parquet = sum(name.endswith(ENDINGS) for name in names)
     if parquet and parquet == len(names):
         return "parquet"
@@ -114,4 +114,5 @@ def _reader_of(paths: Sequence[str | os.PathLike[str]]) -> str:
 def _names(path: Path) -> list[str]:
     if not path.is_dir():
         return [path.name]
-    return [name for _folder, _folders, names in os.walk(path) for name in names]
+    found = (name for _folder, _folders, names in os.walk(path) for name in names)
+    return [name for name in found if name[:1] not in ("_", ".")]  # such as Spark's _SUCCESS

@@ -94,3 +94,14 @@ def test_demo_on_a_file_is_told(tiering: Any, tmp_path: Path) -> None:
     done = tiering("demo", "--dir", tmp_path / "file")
     assert done.code == 2
     assert "Give another --dir" in done.err
+
+
+def test_error_of_a_file_is_not_taken_for_one_of_the_output(
+    tiering: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/some/file")
+
+    monkeypatch.setattr("tiering.catalog.corpora", fail)
+    with pytest.raises(PermissionError, match="/some/file"):
+        tiering("ls", tmp_path)

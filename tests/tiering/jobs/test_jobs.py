@@ -12,7 +12,7 @@ from tiering.config import Config
 from tiering.errors import ConfigError, Locked, NotFound
 from tiering.jobs.lock import job_lock
 from tiering.jobs.run import run_jobs
-from tiering.jobs.spec import load_jobs
+from tiering.jobs.spec import Job, load_jobs
 
 STAGE = '[[jobs]]\nname = "morning"\nkind = "stage"\ncorpus = "web"\nfrom = "lake"\nto = "disk"\n'
 DEMOTE = '[[jobs]]\nname = "evening"\nkind = "demote"\ncorpus = "web"\nfrom = "disk"\nto = "lake"\n'
@@ -141,3 +141,14 @@ def test_demote_that_needs_more_copies_counts_those_of_other_tiers(file: Path) -
     for name in ("keep", "disk"):
         assert verify(open_corpus(open_tier(file.parent / name), "web")).ok
     assert next(run_jobs(load_jobs(file, Config({})))).status == "nothing to do"
+
+
+def test_tiers_of_one_url_on_two_servers_are_two(file: Path) -> None:
+    tiers = "".join(
+        f'[tiers.{name}]\nurl = "s3://bucket/x"\noptions = {{endpoint_url = "http://127.0.0.1:{port}"}}\n'
+        for name, port in (("lake", 1), ("disk", 2))
+    )
+    file.write_text(tiers + DEMOTE)
+    (job,) = load_jobs(file, Config({}))
+    assert isinstance(job, Job)
+    assert [tier.name for tier in job.others] == ["lake"]

@@ -23,6 +23,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_parquet_files_are_known_in_folders_and_by_any_spelling(folder: Path) -> None:
     (folder / "_SUCCESS").touch()  # Spark leaves it
+    (folder / "a.parquet").rename(folder / "_a.parquet")
+    assert open_source(folder / "_a.parquet").rows == 3
+    (folder / "_a.parquet").rename(folder / "a.parquet")
     for paths, rows in (
         ([folder], 9),
         ([folder / "B.PARQUET"], 3),
