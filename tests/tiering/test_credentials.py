@@ -77,6 +77,8 @@ def test_resolve_looks_up_environment_and_file(monkeypatch: pytest.MonkeyPatch, 
         "retries": 3,
     }
     assert options["key"] == "env:LAKE_KEY"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve({"secret": "file:~/secret"}, "tier 'lake'") == {"secret": "from-file"}
 
 
 @pytest.mark.parametrize(

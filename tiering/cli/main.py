@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -92,16 +91,21 @@ def options(
 def main() -> None:
     """Run the command line of this process and exit."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:  # `run` told it; at its end Python would try again, and tell it by a traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    try:
+        return _run(arguments)
+    except OSError as error:
+        if error.filename is not None:  # not the output, whose errors name no file
+            raise
+        _complain("OSError", f"the output cannot be written: {error.strerror or error}")
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = _command(helps=not as_json).main(
@@ -117,11 +121,6 @@ def run(arguments: Sequence[str]) -> int:
     except TieringError as error:
         _show(error, as_json=as_json)
         return error.exit_code
-    except OSError as error:
-        if error.filename is not None:  # not the output, whose errors name no file
-            raise
-        _complain("OSError", f"the output cannot be written: {error.strerror or error}")
-        return 1
     finally:
         close_stores()
     if code == INTERRUPTED:  # typer itself makes this of a KeyboardInterrupt inside of a command

@@ -146,5 +146,5 @@ def lines(document: Mapping[str, Any]) -> Table:
     """A document as a table of two columns."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in document.items():
-        table.add_row(f"[bold]{escape(name)}", "" if value is None else escape(str(value)))
+        table.add_row(f"[bold]{name}", "" if value is None else escape(str(value)))
     return table

@@ -161,7 +161,7 @@ def find_kek(reference: str, option: str, where: str) -> KeyEncryptionKey:
     if kind == "env":
         what, data = f"environment variable {name!r}", os.environ.get(name, "").encode(errors="replace")
     else:
-        what, data = f"key file {name!r}", _read_private(name, where)
+        what, data = f"key file {name!r}", _read_private(os.path.expanduser(name), where)  # noqa: PTH111  # never fails
     if not data:
         raise ConfigError(
             f"{what}, which {where} refers to, is missing or empty", hint="Make one: tiering keygen PATH"

@@ -96,3 +96,8 @@ def test_epoch_is_cut_after_its_time_and_the_sample_is_bounded(folder: Path) -> 
     assert (epoch.rows, epoch.whole) == (60, False)
     assert gather_from_ram(loader, 1).rows == 60
     assert gather_from_ram(loader, 2 * 60 * 20 + 1).rows == 120
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1"])
+def test_bench_loader_without_time_is_refused(bench: Call, seconds: str) -> None:
+    assert f"--max-seconds {float(seconds)} is no time" in bench("c", "--max-seconds", seconds, code=2)

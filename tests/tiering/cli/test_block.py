@@ -28,6 +28,9 @@ def test_format_refuses_what_carries_data(tiering: Any, tmp_path: Path) -> None:
 
 def test_missing_volume_says_how_to_make_one(tiering: Any, tmp_path: Path) -> None:
     assert "tiering block format" in tiering("ls", f"block://{tmp_path}/none.img").err
+    for words in ((tmp_path / "no" / "v.img",), (tmp_path / "v.img", "--index", tmp_path / "no" / "index")):
+        told = tiering("block", "format", *words, "--size", "4MiB").err.replace("\n", "")
+        assert f"no folder {tmp_path / 'no'}. Make it first" in told
 
 
 def test_check_finds_a_flipped_bit(tiering: Any, parquet: Path, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def test_scheduler_by_tls_without_certificates_is_told(tiering: Any) -> None:
     assert "distributed.comm.tls" in done.err
 
 
-@pytest.mark.parametrize("words", [("ls", "."), ("--json", "ls", "."), ("--version",)])
+@pytest.mark.parametrize(
+    "words", [("ls", "."), ("ls", ".", "--jsn", "--json"), ("show", ".", "c", "--json"), ("--version",)]
+)
 def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(

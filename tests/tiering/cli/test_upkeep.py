@@ -102,6 +102,9 @@ def test_forget_asks_and_refuses_the_last_copy(tiering: Any, corpus: Corpus, lak
     refused = tiering("forget", "web", "--on", "disk")
     assert refused.code == 2
     assert "--yes" in refused.err
+    refused = tiering("forget", "web", "--on", "disk", "--yes", "--min-copies", 0)
+    assert refused.code == 2
+    assert "min_copies = 0 is below 1" in refused.err
     assert tiering("forget", "nope", "--on", "disk", "--yes").code == 1
     assert tiering("forget", "web", "--on", "disk", "--version", 1, "--yes").code == 0
     assert "LastCopy" in tiering("forget", "web", "--on", "lake", "--yes").err
@@ -133,7 +136,9 @@ def test_unlock_shows_who_holds_a_name_and_frees_their_room(tiering: Any, corpus
     assert shown["reservations"] == [{"reservation": 9, "holder": holder(elsewhere()), "bytes": 10_000_000}]
     assert "reservation 9: " in tiering("unlock", "web", "--on", "disk").out
     assert tiering("unlock", "web", "--on", "disk", "--claim", 9, "--reservation", 9).code == 2
-    assert tiering("unlock", "web", "--on", "disk", "--claim", 9).code == 2
+    refused = tiering("unlock", "web", "--on", "disk", "--claim", 9)
+    assert refused.code == 2
+    assert "--holder NAME" in refused.err
     assert tiering("unlock", "web", "--on", "disk", "--claim", 9, "--holder", "1@x").code == 1
     done = tiering("unlock", "web", "--on", "disk", "--claim", 9, "--holder", holder(elsewhere()))
     assert done.code == 0

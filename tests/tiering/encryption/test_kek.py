@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import pickle
 import stat
@@ -187,3 +188,23 @@ def test_a_tier_under_a_kms_key_rotates_to_a_file(make_tier: Callable[..., Tier]
     assert vault.calls[calls:] == [("unwrap", "lake")]  # once a process and corpus, not once an object
     assert rotate_key(lake, "web")
     assert open_corpus(make_tier("lake", options={"encryption_key": key_file(tmp_path)}), "web").rows == 22
+
+
+def test_find_kek_below_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = make_key_file(tmp_path / "key")
+    assert find("file:~/key") == made
+
+
+def test_key_file_that_cannot_be_written_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tiering.encryption.kek.os.fsync", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            make_key_file(tmp_path / "key")
+    assert not list(tmp_path.iterdir())
+    assert make_key_file(tmp_path / "key")
