@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from loaders import Loader
 from policies import Order
@@ -131,6 +132,19 @@ def forget(path: Path) -> None:
     os.fsync(fd)  # pages that are not on the disk yet would stay
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
+
+
+def forget_trials(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Forget for a test which ways past the page cache this process found slow or closed.
+
+    Returns:
+        The devices found closed from here on, a live set.
+    """
+    closed: set[int] = set()
+    monkeypatch.setattr(hurry, "_closed", closed)
+    trial = direct.Trial()
+    monkeypatch.setattr(direct, "trial", lambda _device, _way: trial)
+    return closed
 
 
 def has_a_way_past_the_page_cache(folder: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.patterns import pattern
-from tests.corpora import forget, has_a_way_past_the_page_cache, open_below
+from tests.corpora import forget, forget_trials, has_a_way_past_the_page_cache, open_below
 from tiering.errors import Corrupt, Unavailable
 from tiering.stores import direct, hurry
 from tiering.stores.file import FileStore
@@ -32,12 +32,8 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Devices that are not read in a hurry: none at first. Skips where this one cannot be."""
     if not has_a_way_past_the_page_cache(tmp_path):
         pytest.skip("this kernel does not say what is cached, or there is no O_DIRECT here")
-    found: set[int] = set()
-    monkeypatch.setattr(hurry, "_closed", found)
     monkeypatch.setattr(hurry, "_CACHED_ONE_IN", 1 << 60)
-    trial = direct.Trial()
-    monkeypatch.setattr(direct, "trial", lambda _device, _way: trial)
-    return found
+    return forget_trials(monkeypatch)
 
 
 @pytest.fixture
