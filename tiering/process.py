@@ -13,7 +13,8 @@ from typing import Final
 
 from tiering.errors import Unavailable
 
-_START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command's closing bracket
+_THREADS_FIELD: Final = 17  # of /proc/PID/stat, counted after the command's closing bracket
+_START_TIME_FIELD: Final = 19
 _HIDDEN: Final = -1  # a process that /proc does not show to this user (mount option hidepid)
 
 
@@ -73,7 +74,8 @@ def _start_time(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return _HIDDEN if _exists(pid) else None
-    return None if fields[0] in b"ZX" else int(fields[_START_TIME_FIELD])
+    ended = fields[0] in b"ZX" and int(fields[_THREADS_FIELD]) <= 1  # else a thread is stuck in the kernel
+    return None if ended else int(fields[_START_TIME_FIELD])
 
 
 def _exists(pid: int) -> bool:

@@ -190,7 +190,15 @@ class Tickets(Generic[T]):
             raise
 
     def give_back(self, ticket: T) -> None:
-        """Say that a ticket is released; if the tier is full or sick, it ends with this process."""
+        """Say that a ticket is released; if the tier is full or sick, it ends with this process.
+
+        Where a write or delete was given up that may still take effect, the ticket counts until it has.
+        """
+        if not self.store.when_settled(lambda: self._give_back(ticket)):
+            text = "%s %s on tier %s is held until a write or delete that was given up comes to its end"
+            log.warning(text, self.what, self.key(ticket.number), self.store.name)
+
+    def _give_back(self, ticket: T) -> None:
         _at_work.discard(ticket.token)
         try:
             self.store.write(self.key(ticket.number), [ticket.as_released().encode()])

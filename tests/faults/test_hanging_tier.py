@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from loaders import Loader
 from tests.servers import BUCKET, REFERENCES, silent_server
 from tests.tiering.reader_tools import FORMATS, ROWS, alone, stage
 from tests.tiering.stores.wrapper_tools import Clock, calls
-from tiering import Corpus, NodeCache, Tier, open_corpus, open_tier, plan_move, verify
+from tiering import Corpus, NodeCache, Tier, open_corpus, open_tier, plan_move, release, verify
 from tiering import tier as tier_module
-from tiering.errors import DeadlineExceeded, TieringError, Unavailable
+from tiering.claim import claims
+from tiering.errors import Conflict, DeadlineExceeded, TieringError, Unavailable
 from tiering.stores.base import Store
 from tiering.stores.wrappers import Breaker, CircuitOpen, Deadline, Guard, Retry, Wrapper
 
@@ -41,6 +43,20 @@ class Hanging(Guard):
         self.asked += 1
         self.go.wait()
         return call()
+
+
+class HangingDeletes(Wrapper):
+    """A store whose deletes of shards take effect only when `go` is set."""
+
+    def __init__(self, inner: Store, kept: set[str]) -> None:
+        super().__init__(inner)
+        self.kept = kept
+        self.go = threading.Event()
+
+    def delete(self, key: str) -> None:
+        if key in self.kept:
+            self.go.wait()
+        super().delete(key)
 
 
 @contextmanager
@@ -135,6 +151,34 @@ def test_hanging_target_fails_the_move_in_time_and_the_next_one_ends_it(tmp_path
         plan.run(progress=False)
     assert plan_move(staged, target).run(progress=False).moved
     assert verify(open_corpus(target, staged.name), progress=False).ok
+
+
+def test_delete_that_was_given_up_takes_nothing_from_a_later_move(tmp_path: Path) -> None:
+    staged = stage(tmp_path, "zarr")
+    disk, name = staged.tier, staged.name
+    (lake,) = staged.others
+    place = (disk, os.getpid())
+    raw = HangingDeletes(disk.store, set(map(staged.key, staged.manifest["key"].to_pylist())))
+    deadline = Deadline(raw, SHORT)
+    tier_module._open_stores[place] = Retry(deadline, 2, 60, sleep=lambda _seconds: None)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            release(open_corpus(lake, name), disk)
+        (held,) = [claim for claim in claims(disk.store, name).all() if claim.counts]
+        assert held.purpose == "released"
+        with pytest.raises(Conflict, match="is being released"):
+            plan_move(open_corpus(lake, name), disk).run(progress=False)
+        raw.go.set()
+        deadline._seconds = 250.0
+        while claims(disk.store, name).read(held.number).counts:  # type: ignore[union-attr]
+            time.sleep(0.001)
+        assert plan_move(open_corpus(lake, name), disk).run(progress=False).moved
+        assert release(open_corpus(disk, name), lake)
+    finally:
+        tier_module._open_stores[place] = raw.inner
+        raw.go.set()
+        deadline.close()
+    assert verify(open_corpus(disk, name), progress=False).ok
 
 
 @pytest.mark.usefixtures("s3_environment")

@@ -37,6 +37,23 @@ def test_process_killed_is_dead_also_while_nobody_waited_for_it() -> None:
     assert them.is_dead()
 
 
+def test_process_whose_first_thread_ended_lives_while_another_runs() -> None:
+    """As one that was killed while a thread waits for a disk that does not answer."""
+    code = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with python(code) as child:
+        stat = Path(f"/proc/{child.pid}/stat")
+        while (state := stat.read_bytes().rpartition(b")")[2].split()[0]) != b"Z":
+            assert child.poll() is None, state
+        them = ProcessId(current().machine, child.pid, int(stat.read_bytes().rpartition(b")")[2].split()[19]))
+        assert them.is_alive()
+        assert not them.is_dead()
+    assert them.is_dead()
+
+
 def test_process_of_a_reused_pid_is_dead() -> None:
     assert replace(current(), started=1).is_dead()
     assert dead().is_dead()

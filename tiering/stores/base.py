@@ -24,8 +24,8 @@ conditional write of an object tier is one request, so at most 5 GiB.
 Errors: `NotFound` (no such key), `Conflict` (``if_absent`` and the key exists), `CapacityExceeded` (no room),
 `Corrupt` (truncated), `UsageError` (bad key or range, or read-only). `Unavailable` and `DeadlineExceeded` are
 the retryable ones: the same call may succeed later. A write or delete that ended so may have been done, now
-or a little later; repeating it is safe, for keys hold immutable bytes. Only a repeated ``if_absent`` may meet
-itself: whoever repeats one compares the bytes on `Conflict`.
+or later (`when_settled`); repeating it is safe, for keys hold immutable bytes. Only a repeated ``if_absent``
+may meet itself: whoever repeats one compares the bytes on `Conflict`.
 
 Keys: no key is a folder of another (``a`` beside ``a/b``): a file system cannot hold both, and a store may
 refuse or allow it.
@@ -189,6 +189,17 @@ class Store(Closing):
     def free_bytes(self) -> int | None:
         """Room left on the medium, or None where nobody knows."""
         return None
+
+    def when_settled(self, then: Callable[[], None]) -> bool:
+        """Call `then` once no write or delete that this process gave up can take effect any more.
+
+        Whoever holds a name until then is sure that nothing of its work comes after others have begun theirs.
+
+        Returns:
+            Whether that was before this returned; else it is in another thread, or never.
+        """
+        then()
+        return True
 
     def close(self) -> None:
         """Give back what the store holds open; later calls may fail. Idempotent."""

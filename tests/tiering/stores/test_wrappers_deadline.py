@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.tiering.stores.wrapper_tools import Blocked, Scripted, calls
 from tiering.errors import Corrupt, DeadlineExceeded, NotFound
-from tiering.stores.wrappers import Deadline
+from tiering.stores.memory import MemoryStore
+from tiering.stores.wrappers import Deadline, ReadOnly
 
 SHORT = 0.05
 """Seconds that a call which never ends is given; nothing depends on how long it really takes."""
@@ -88,6 +89,94 @@ def test_deadline_write_publishes_what_it_was_given_whatever_becomes_of_the_buff
     blocked.go.set()
     assert blocked.left.acquire(timeout=60)
     assert blocked.read("new") == b"given!"
+    store.close()
+    join_helpers()
+
+
+def test_deadline_change_of_a_key_waits_for_the_one_before_that_was_given_up(blocked: Blocked) -> None:
+    store = Deadline(blocked, SHORT)
+    blocked.go.clear()
+    with pytest.raises(DeadlineExceeded, match="no end of the call"):
+        store.delete("k")
+    with pytest.raises(DeadlineExceeded, match="an earlier write or delete of it was given up"):
+        store.write("k", [b"new"])
+    with pytest.raises(DeadlineExceeded, match="no end of the call"):
+        store.write("other", [b"v"])  # a key of its own
+    with ThreadPoolExecutor(1) as pool:
+        store._seconds = LONG
+        writing = pool.submit(store.write, "k", [b"new"])
+        reading = pool.submit(store.read, "k")  # changes nothing, so it waits for nothing
+        blocked.go.set()
+        assert writing.result().nbytes == 3
+        assert reading.result() == b"new"
+    assert blocked.read("k") == b"new"  # the delete took effect before the write, not after it
+    store.close()
+    join_helpers()
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (lambda store: store.delete("k"), lambda store: store.set_aside("k", "aside")),
+        (lambda store: store.set_aside("k", "aside"), lambda store: store.delete("k")),
+        (lambda store: store.write("k", [b"v", b"w"]), lambda store: store.write("k", [b"v", b"x"])),
+        (lambda store: store.write("k", [b"v"]), lambda store: store.write("k", [b"v"], if_absent=True)),
+    ],
+)
+def test_deadline_same_change_may_be_repeated_and_no_other(
+    blocked: Blocked, change: Callable[[Deadline], object], other: Callable[[Deadline], object]
+) -> None:
+    store = Deadline(blocked, SHORT)
+    blocked.go.clear()
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded, match="no end of the call"):
+            change(store)
+    with pytest.raises(DeadlineExceeded, match="an earlier write or delete of it"):
+        other(store)
+    blocked.go.set()
+    store.close()
+    join_helpers()
+
+
+def test_deadline_says_when_what_was_given_up_can_do_nothing_more(blocked: Blocked) -> None:
+    store = Deadline(blocked, SHORT)
+    wrapped = ReadOnly(store)
+    told: list[bytearray] = []
+    assert wrapped.when_settled(lambda: told.append(bytearray()))
+    assert len(told) == 1  # nothing was given up
+    blocked.go.clear()
+    for call in (lambda: store.read("k"), lambda: store.stat("k")):
+        with pytest.raises(DeadlineExceeded):
+            call()
+    assert wrapped.when_settled(lambda: told.append(bytearray()))  # reads change nothing
+    assert len(told) == 2
+    with pytest.raises(DeadlineExceeded):
+        store.write("k", [b"late"])
+    done = threading.Event()
+
+    def tell() -> None:
+        told.append(MemoryStore.read(blocked, "k"))
+        done.set()
+
+    assert not wrapped.when_settled(tell)
+    assert len(told) == 2
+    blocked.go.set()
+    assert done.wait(60)
+    assert told[2] == b"late"
+    store.close()
+    join_helpers()
+
+
+def test_deadline_waits_for_what_was_given_up_as_long_as_for_a_call(blocked: Blocked) -> None:
+    store = Deadline(blocked, SHORT)
+    blocked.go.clear()
+    with pytest.raises(DeadlineExceeded):
+        store.write("k", [b"late"])
+    store._seconds = LONG
+    told: list[bytearray] = []
+    threading.Timer(SHORT, blocked.go.set).start()
+    assert store.when_settled(lambda: told.append(blocked.read("k")))
+    assert told == [b"late"]
     store.close()
     join_helpers()
 

@@ -69,6 +69,9 @@ class Wrapper(Store):
     def free_bytes(self) -> int | None:
         return self.inner.free_bytes()
 
+    def when_settled(self, then: Callable[[], None]) -> bool:
+        return self.inner.when_settled(then)
+
     def close(self) -> None:
         self.inner.close()
 

@@ -5,9 +5,12 @@ that owns all it reads or writes: a read fills a private buffer and is copied wh
 takes a copy of what could change. The cost is one memory copy of every transfer, its memory once more, and
 a change of threads a call (some 20 us), so only a tier that asks for a deadline has this wrapper.
 
-A call that was given up may still take effect later: nothing is known of a write that ended so. Threads that
-are stuck cannot be ended; there are at most `MAX_THREADS` of them, and when all are stuck calls fail at once.
-They are daemons: a process ends in spite of them.
+A call that was given up may still take effect later: nothing is known of a write that ended so. So what
+changes a key waits for an earlier change of that key which was given up, unless it is the same one once more;
+and `when_settled` tells when none can take effect any more, which is how long claims are held.
+
+Threads that are stuck cannot be ended; there are at most `MAX_THREADS` of them, and when all are stuck calls
+fail at once. They are daemons: a process ends in spite of them.
 """
 
 from __future__ import annotations
@@ -56,7 +59,16 @@ class Deadline(Guard):
         self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
     ) -> ObjectInfo:
         private = [b if type(b) is bytes else memoryview(b).tobytes() for b in buffers]
-        return self._call(key, lambda: self.inner.write(key, private, if_absent=if_absent, digest=digest))
+        change = ("write", if_absent, private)
+        return self._call(
+            key, lambda: self.inner.write(key, private, if_absent=if_absent, digest=digest), change
+        )
+
+    def delete(self, key: str) -> None:
+        self._call(key, lambda: self.inner.delete(key), ("delete",))
+
+    def set_aside(self, key: str, aside: str) -> bool:
+        return self._call(key, lambda: self.inner.set_aside(key, aside), ("set aside", aside))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         yield from self._call(prefix, lambda: [*self.inner.list(prefix)])
@@ -67,8 +79,12 @@ class Deadline(Guard):
         finally:
             self._helpers.close()
 
-    def _call(self, key: str, call: Callable[[], T]) -> T:
-        job = _Job(call)
+    def when_settled(self, then: Callable[[], None]) -> bool:
+        """Waits up to the deadline for them; where that is too short a thread goes on waiting."""
+        return self._helpers.when_settled(then, self._seconds)
+
+    def _call(self, key: str, call: Callable[[], T], change: tuple[object, ...] | None = None) -> T:
+        job = _Job(call, key, change)
         if problem := self._helpers.run(job, self._seconds):
             raise DeadlineExceeded(
                 problem,
@@ -86,16 +102,30 @@ class Deadline(Guard):
 
 
 class _Job:
-    """One call on its way through a helper."""
+    """One call on its way through a helper.
 
-    __slots__ = ("call", "error", "finished", "given_up", "result")
+    Args:
+        call: what is done.
+        key: the object it is about.
+        change: what it does to the object, equal for two calls that leave it the same; None where it only
+            reads.
+    """
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    __slots__ = ("call", "change", "error", "finished", "key", "result")
+
+    def __init__(self, call: Callable[[], Any], key: str, change: tuple[object, ...] | None) -> None:
         self.call = call
+        self.key = key
+        self.change = change
         self.result: Any = None
         self.error: BaseException | None = None
         self.finished = False
-        self.given_up = False
+
+    def could_be_undone_by(self, earlier: _Job) -> bool:
+        """Whether `earlier`, should it take effect after this one, would leave the object another one."""
+        if self.change is None or earlier.change is None or self.key != earlier.key:
+            return False
+        return self.change != earlier.change
 
 
 class _Helpers:
@@ -107,7 +137,8 @@ class _Helpers:
         self._changed = threading.Condition()
         self._idle: list[queue.SimpleQueue[_Job | None]] = []
         self._threads = 0
-        self._stuck = 0
+        self._stuck: list[_Job] = []
+        """Given up, and not at their end."""
         self._closed = False
 
     def run(self, job: _Job, seconds: float) -> str:
@@ -115,9 +146,12 @@ class _Helpers:
         end = time.monotonic() + seconds
         with self._changed:
             self._closed = False
+            while any(map(job.could_be_undone_by, self._stuck)):
+                if not self._changed.wait(end - time.monotonic()):
+                    return "an earlier write or delete of it was given up, and has no end yet"
             inbox = self._take(end)
             if inbox is None:
-                return f"{self._stuck} of {self._limit} threads are stuck in earlier calls"
+                return f"{len(self._stuck)} of {self._limit} threads are stuck in earlier calls"
             inbox.put(job)
             try:
                 while not job.finished:
@@ -125,10 +159,26 @@ class _Helpers:
                         return f"no end of the call within {seconds:g} s"
             finally:  # also after Ctrl-C
                 if not job.finished:
-                    job.given_up = True
-                    self._stuck += 1
+                    self._stuck.append(job)
                     self._changed.notify_all()
         return ""
+
+    def when_settled(self, then: Callable[[], None], seconds: float) -> bool:
+        """Call `then` after the changes that are stuck now; whether they ended within `seconds`."""
+        with self._changed:
+            changes = [job for job in self._stuck if job.change is not None]
+            settled = self._changed.wait_for(lambda: all(job.finished for job in changes), seconds)
+        if settled:
+            then()
+            return True
+
+        def wait() -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: all(job.finished for job in changes))
+            then()
+
+        threading.Thread(target=wait, name=self._name, daemon=True).start()
+        return False
 
     def close(self) -> None:
         """End the threads: idle ones now, others when their call returns."""
@@ -142,7 +192,7 @@ class _Helpers:
     def _take(self, end: float) -> queue.SimpleQueue[_Job | None] | None:
         """The inbox of a thread that waits for work, or None when there is none in time."""
         while not self._idle and self._threads >= self._limit:
-            if self._stuck >= self._limit or not self._changed.wait(end - time.monotonic()):
+            if len(self._stuck) >= self._limit or not self._changed.wait(end - time.monotonic()):
                 return None
         if self._idle:
             return self._idle.pop()
@@ -159,7 +209,8 @@ class _Helpers:
                 job.error = error
             with self._changed:
                 job.finished = True
-                self._stuck -= job.given_up
+                if job in self._stuck:
+                    self._stuck.remove(job)
                 del job  # and the memory it holds
                 if self._closed:
                     self._threads -= 1
