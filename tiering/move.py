@@ -103,9 +103,13 @@ def finish(
     give_up: bool,
     final_bytes: int,
 ) -> int:
-    """Publish the copy on the target and, if planned, release the source; the last task of a move's graph."""
-    with _held(target, name, record, final_bytes):
-        publish_copy(source, target, name, record)
+    """Publish the copy on the target and, if planned, release the source; the last task of a move's graph.
+
+    Where an earlier run has begun to release, which it does only once the copy is published, that is ended.
+    """
+    if not give_up or catalog.is_published(source.store, name, record.version):
+        with _held(target, name, record, final_bytes):
+            publish_copy(source, target, name, record)
     if give_up:
         release(open_corpus(target, name, record.version), source)
     return sum(result.moved for result in results)

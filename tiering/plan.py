@@ -24,12 +24,12 @@ from tiering import catalog
 from tiering.claim import version_held
 from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
-from tiering.errors import Conflict, UsageError
+from tiering.errors import Conflict, LastCopy, UsageError
 from tiering.graph import choose_client, run_tasks
 from tiering.keys import is_control
 from tiering.move import BatchResult, MoveReport, copy_batch, finish, publish_copy
 from tiering.progress import track
-from tiering.release import release
+from tiering.release import IN_MEMORY, is_lasting_beside, release
 from tiering.room import check_room, refuse_foreign, room_held
 from tiering.tier import Tier, need_tier
 
@@ -264,7 +264,8 @@ def plan_move(corpus: Corpus, target: Tier, *, release: bool = False) -> MovePla
         release: give up the copy on the source once the new one is proven.
 
     Raises:
-        UsageError: the target is the source, or read-only.
+        UsageError: the target is the source, or read-only; or the source is, and shall be released.
+        LastCopy: the source shall be released, and the target is in memory.
         Conflict: another corpus has this name on the target.
         CapacityExceeded: the target has no room.
     """
@@ -281,6 +282,15 @@ def _look(corpus: Corpus, target: Tier, *, give_up: bool) -> MovePlan:
     if target.is_same(corpus.tier):
         raise UsageError(
             f"corpus {corpus.name!r} is on tier {target.name!r} already", hint="Choose another tier"
+        )
+    if give_up and corpus.tier.read_only:
+        hint = "Open it without read_only, or plan without release"
+        raise UsageError("the source is read-only, and shall be released", tier=corpus.tier.name, hint=hint)
+    if give_up and not is_lasting_beside(target, corpus.tier):
+        raise LastCopy(
+            f"the copy of corpus {corpus.name!r} would be {IN_MEMORY}",
+            tier=target.name,
+            hint="Plan without release: the copy on the source stays",
         )
     if target.read_only:
         raise UsageError("the target is read-only", tier=target.name, hint="Choose another tier")

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Final
 
 from distributed import Client
 
@@ -24,6 +25,8 @@ from tiering.keys import INTERNAL
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
 from tiering.tier import Tier, need_tier, need_tiers
+
+IN_MEMORY: Final = "in memory, which is gone when the machine stops"
 
 
 def release(
@@ -42,7 +45,7 @@ def release(
         corpus: the corpus.
         tier: whose copy is deleted.
         min_copies: how many other places must hold a whole, verified copy; at least 1. One place under two
-            names or urls counts once.
+            names or urls counts once; one in memory does not count, unless `tier` is in memory too.
         copies: tiers to look for them, besides those that `corpus` knows of.
         client: for the verification.
 
@@ -118,6 +121,11 @@ def proven(
         yield
 
 
+def is_lasting_beside(other: Tier, tier: Tier) -> bool:
+    """Whether a copy on `other` can stand for one on `tier`: not so if it alone is gone with the machine."""
+    return tier.store.is_volatile() or not other.store.is_volatile()
+
+
 def drop_version(corpus: Corpus, tier: Tier) -> int:
     """Delete what the manifest names and no other version does: first what makes it visible, then the bytes.
 
@@ -151,6 +159,9 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
         bare: dict[tuple[int, int] | None, Tier] = {}
         for candidate in sorted(candidates, key=lambda tier: tier.read_only):
             try:
+                if not is_lasting_beside(candidate, tier):
+                    found[candidate] = IN_MEMORY
+                    continue
                 if candidate.store.exists(key):
                     found[candidate] = "the same place as a tier before it"
                     continue

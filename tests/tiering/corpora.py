@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tiering import Corpus, Tier, ingest
+from tiering import Corpus, Tier, ingest, plan_move
 from tiering import process as process_module
 from tiering import tier as tier_module
 from tiering.digest import Buffer
@@ -56,6 +56,12 @@ def objects(tier: Tier, prefix: str = "") -> dict[str, bytes]:
 def without_claims(tier: Tier) -> dict[str, bytes]:
     """The same without claims, of which each work leaves one."""
     return {key: data for key, data in objects(tier).items() if "/claims/" not in key}
+
+
+def copy_of(corpus: Corpus, tier: Tier) -> Corpus:
+    """A copy on another tier."""
+    plan_move(corpus, tier).run()
+    return corpus.at(tier)
 
 
 def shard_keys(corpus: Corpus) -> list[str]:

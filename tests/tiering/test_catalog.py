@@ -263,16 +263,14 @@ def test_ingest_killed_at_any_write_publishes_all_or_nothing_and_converges(
     assert changes > 6
 
 
-def test_move_and_release_killed_at_any_write_keep_a_whole_copy_and_converge(
-    memory: Tier, lake: Tier
-) -> None:
+def test_move_and_release_killed_at_any_write_keep_a_whole_copy_and_converge(disk: Tier, lake: Tier) -> None:
     for changes in range(60):
         name = f"web{changes}"
         corpus = ingest(tokens(10), lake, name, shard_size=4096, block_rows=4)
-        with killed_after(changes, lake, memory) as stores:
-            plan_move(corpus, memory, release=True).run()
+        with killed_after(changes, lake, disk) as stores:
+            plan_move(corpus, disk, release=True).run()
         copies = []
-        for tier in (lake, memory):
+        for tier in (lake, disk):
             try:
                 copies.append(open_corpus(tier, name))
             except NotFound:
@@ -280,10 +278,10 @@ def test_move_and_release_killed_at_any_write_keep_a_whole_copy_and_converge(
             assert verify(copies[-1]).ok
         assert copies, "the last copy is gone"
         if copies[0].tier == lake:
-            plan_move(copies[0], memory, release=True).run()
+            plan_move(copies[0], disk, release=True).run()
         else:
             release(copies[0], lake)
-        assert verify(open_corpus(memory, name)).ok
+        assert verify(open_corpus(disk, name)).ok
         left = [key for key in objects(lake, name) if "/claims/" not in key]
         assert [key for key in left if "/probes/" not in key] == []
         if all(store.left >= 0 for store in stores):

@@ -18,7 +18,7 @@ from tiering.jobs.lifecycle import run_lifecycle
 from tiering.jobs.result import JobResult, Status
 from tiering.jobs.spec import Job, LifecycleJob
 from tiering.plan import plan_move
-from tiering.release import release
+from tiering.release import IN_MEMORY, is_lasting_beside, release
 from tiering.tier import Tier
 
 
@@ -90,11 +90,12 @@ def _release(job: Job, corpus: Corpus, client: Client | None) -> int:
 
 
 def _holders(job: Job, corpus: Corpus) -> list[Tier]:
-    """The target, and where its copy is not enough the other tiers that have one."""
-    holders = [job.target]
+    """The target, and where its copy is not enough other tiers that have one; none that lasts less long."""
+    holders = [job.target] if is_lasting_beside(job.target, job.source) else []
     for tier in job.others if job.min_copies > 1 else ():
         with contextlib.suppress(TieringError):  # what cannot be asked proves nothing
-            if not tier.is_same(job.target) and catalog.is_published(tier.store, corpus.name, corpus.version):
+            lasting = is_lasting_beside(tier, job.source) and not tier.is_same(job.target)
+            if lasting and catalog.is_published(tier.store, corpus.name, corpus.version):
                 holders.append(tier)
     return holders
 
@@ -105,7 +106,7 @@ def _check_copies(job: Job, corpus: Corpus) -> None:
     if len(holders) < job.min_copies:
         raise LastCopy(
             f"corpus {corpus.name!r} would have {len(holders)} copies elsewhere, {job.min_copies} needed"
-            f" ({', '.join(tier.name for tier in holders)})",
+            f" ({', '.join(tier.name for tier in holders) or f'{job.target.name}: {IN_MEMORY}'})",
             tier=job.source.name,
             hint="Move it to another tier of the configuration first, or lower min_copies",
         )

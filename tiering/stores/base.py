@@ -186,6 +186,10 @@ class Store(Closing):
         """What `sweep` leaves because its writer may live on another machine."""
         return Strays()
 
+    def is_volatile(self) -> bool:
+        """Whether what is stored is gone when this machine stops, or before."""
+        return False
+
     def free_bytes(self) -> int | None:
         """Room left on the medium, or None where nobody knows."""
         return None

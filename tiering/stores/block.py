@@ -24,6 +24,7 @@ from typing import ClassVar, Final
 from tiering.digest import Buffer, check_digest_form
 from tiering.errors import Conflict, UsageError
 from tiering.keys import validate, validate_prefix
+from tiering.stores import file_systems
 from tiering.stores.base import Extent, ObjectInfo, Store, check_range
 from tiering.stores.block_check import Problem, check_extents
 from tiering.stores.block_format import VolumeInfo, enlarge, format_volume, volume_info
@@ -120,6 +121,9 @@ class BlockStore(Volume, Store):
         """
         with self.pinned(key) as entry:
             yield self._extent(entry)
+
+    def is_volatile(self) -> bool:
+        return file_systems.is_memory(self.path) and not self.path.is_block_device()
 
     def free_bytes(self) -> int:
         """Sum of the free runs; one object needs a run of its own size and 4 KiB."""

@@ -43,7 +43,7 @@ from tiering.errors import (
     UsageError,
 )
 from tiering.keys import TEMP_PREFIX, path_of, validate, validate_prefix
-from tiering.stores import direct, file_temp
+from tiering.stores import direct, file_systems, file_temp
 from tiering.stores.base import Extent, ObjectInfo, Reader, Store, Strays, check_range, total_bytes
 from tiering.stores.file_kept import KeptFile, KeptFiles, identity_of
 from tiering.stores.file_tree import Tree, is_foreign, sync_folder
@@ -158,10 +158,11 @@ class FileStore(Store):
     def locate(self, key: str) -> Extent:
         return Extent(path_of(self.root, key), 0, self.stat(key).nbytes)
 
+    def is_volatile(self) -> bool:
+        return self._retried(None, lambda: file_systems.is_memory(self.root))
+
     def free_bytes(self) -> int | None:
-        there = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
-        stats = os.statvfs(there)
-        return stats.f_bavail * stats.f_frsize  # what root alone may use is not free
+        return self._retried(None, lambda: file_systems.free_bytes(self.root))
 
     def set_aside(self, key: str, aside: str) -> bool:
         return self._retried(key, lambda: self._tree.set_aside(_segments(key), _segments(aside)))
@@ -226,7 +227,7 @@ class FileStore(Store):
             with self._tree.made_folder(parents) as folder:
                 if self._refuse_link(folder, name, key) and if_absent:
                     raise Conflict("object exists already", tier=self.name, key=key)
-                believed = file_temp.locks_are_believed(folder)
+                believed = file_systems.locks_are_believed(folder)
                 temp = file_temp.new_name(believed=believed)
                 try:
                     fd = file_temp.create(folder, temp, believed=believed)

@@ -11,7 +11,6 @@ deletes it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import secrets
@@ -21,30 +20,9 @@ from typing import Final
 from tiering import process
 from tiering.keys import TEMP_PREFIX
 from tiering.process import ProcessId
+from tiering.stores import file_systems
 
-_ONE_KERNEL: Final = {
-    0xEF53: "ext2, ext3, ext4",
-    0x58465342: "xfs",
-    0x9123683E: "btrfs",
-    0x01021994: "tmpfs",
-    0x858458F6: "ramfs",
-    0xF2F52010: "f2fs",
-    0x2FC12FC1: "zfs",
-    0xCA451A4E: "bcachefs",
-    0x794C7630: "overlayfs",
-}
-"""Types of file systems (statfs(2)) whose flock every process that can write there respects."""
-
-_STATFS_BYTES: Final = 256  # more than any machine's struct, which begins with the type
 _SEPARATOR: Final = "~"
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def locks_are_believed(fd: int) -> bool:
-    """Whether a flock on the file system of an open file is seen by everybody who can write there."""
-    found = ctypes.create_string_buffer(_STATFS_BYTES)
-    failed = _LIBC.fstatfs(fd, found)
-    return not failed and ctypes.c_ulong.from_buffer(found).value in _ONE_KERNEL
 
 
 def new_name(*, believed: bool) -> str:
@@ -82,7 +60,7 @@ def sweep(folder: int, name: str) -> bool:
     except OSError:  # published, or removed by its writer
         return False
     try:
-        if locks_are_believed(fd):
+        if file_systems.locks_are_believed(fd):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         elif not owner:
             return False
@@ -104,7 +82,7 @@ def stray_bytes(folder: int, name: str) -> int | None:
     except OSError:  # published, or removed by its writer
         return None
     try:
-        return os.fstat(fd).st_size if owner or not locks_are_believed(fd) else None
+        return os.fstat(fd).st_size if owner or not file_systems.locks_are_believed(fd) else None
     finally:
         os.close(fd)
 

@@ -97,6 +97,9 @@ class MemoryStore(Store):
         data, etag = self._get(key)
         return ObjectInfo(key, len(data), etag)
 
+    def is_volatile(self) -> bool:
+        return True
+
     def free_bytes(self) -> int | None:
         if self._capacity_bytes is None:
             return None

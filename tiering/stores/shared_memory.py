@@ -145,6 +145,9 @@ class SharedMemoryStore(Store):
             answer = connection.ask(key, do="stat", key=key)
             return ObjectInfo(key, answer["nbytes"], answer["etag"])
 
+    def is_volatile(self) -> bool:
+        return True
+
     def free_bytes(self) -> int | None:
         with self._connection() as connection:
             free: int | None = connection.ask(None, do="free")["free"]

@@ -152,3 +152,14 @@ def test_tiers_of_one_url_on_two_servers_are_two(file: Path) -> None:
     (job,) = load_jobs(file, Config({}))
     assert isinstance(job, Job)
     assert [tier.name for tier in job.others] == ["lake"]
+
+
+def test_demote_into_memory_is_refused_before_anything_is_copied(file: Path) -> None:
+    text = file.read_text()
+    ram = '[tiers.ram]\nurl = "memory://demoted"\n'
+    demote = DEMOTE.replace('"disk"', '"lake"', 1).replace('to = "lake"', 'to = "ram"')
+    file.write_text(text[: text.index("[[jobs]]")] + ram + demote)
+    (result,) = run_jobs(load_jobs(file, Config({})))
+    assert result.status == "failed"
+    assert "would have 0 copies elsewhere, 1 needed (ram: in memory" in str(result.error)
+    assert list(open_tier("memory://demoted").store.list()) == []

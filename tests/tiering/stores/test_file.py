@@ -15,7 +15,7 @@ import pytest
 from tests.tiering.corpora import dead, python
 from tiering import process
 from tiering.errors import NotFound, UsageError
-from tiering.stores import file_temp
+from tiering.stores import file_systems
 from tiering.stores.base import Strays
 from tiering.stores.file import FileStore
 
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> FileStore:
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a file system whose locks may not reach other machines."""
-    monkeypatch.setattr(file_temp, "locks_are_believed", lambda _fd: False)
+    monkeypatch.setattr(file_systems, "locks_are_believed", lambda _fd: False)
 
 
 def temps(store: FileStore) -> list[Path]:
@@ -211,7 +211,7 @@ def test_sweep_beside_a_writer_without_locks_takes_nothing_from_it(
 def test_strays_are_those_whose_writers_nobody_here_can_know(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
-    monkeypatch.setattr(file_temp, "locks_are_believed", lambda _fd: locks)
+    monkeypatch.setattr(file_systems, "locks_are_believed", lambda _fd: locks)
     assert store.strays() == Strays()
     store.root /= "it's here"
     store = FileStore("file", store.root)
@@ -237,9 +237,9 @@ def test_strays_are_those_whose_writers_nobody_here_can_know(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tiering.stores import file_temp
+from tiering.stores import file_systems
 from tiering.stores.file import FileStore
-file_temp.locks_are_believed = lambda fd: False
+file_systems.locks_are_believed = lambda fd: False
 os.fdatasync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
 FileStore("file", Path(sys.argv[1])).write("a/k", [b"half"])
 """
@@ -258,9 +258,9 @@ def test_locks_are_believed_on_local_file_systems_alone(tmp_path: Path) -> None:
     found = {}
     for place in (tmp_path, Path("/proc/self"), Path("/sys")):
         fd = os.open(place, os.O_PATH)
-        found[place] = file_temp.locks_are_believed(fd)
+        found[place] = file_systems.locks_are_believed(fd)
         os.close(fd)
     kind = subprocess.check_output(["stat", "-f", "-c", "%t", tmp_path], text=True)
-    assert found[tmp_path] == (int(kind, 16) in file_temp._ONE_KERNEL)
+    assert found[tmp_path] == (int(kind, 16) in file_systems._ONE_KERNEL)
     assert not found[Path("/proc/self")]
     assert not found[Path("/sys")]

@@ -118,6 +118,10 @@ class Blocked(MemoryStore):
         self._pass()
         return super().strays()
 
+    def is_volatile(self) -> bool:
+        self._pass()
+        return super().is_volatile()
+
     def free_bytes(self) -> int | None:
         self._pass()
         return super().free_bytes()
@@ -139,5 +143,6 @@ def calls(key: str = "k") -> dict[str, Callable[[Any], Any]]:
         "set_aside": lambda store: store.set_aside("k", "aside"),
         "sweep": lambda store: store.sweep(),
         "strays": lambda store: store.strays(),
+        "is_volatile": lambda store: store.is_volatile(),
         "free_bytes": lambda store: store.free_bytes(),
     }

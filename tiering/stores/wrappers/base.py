@@ -66,6 +66,9 @@ class Wrapper(Store):
     def strays(self) -> Strays:
         return self.inner.strays()
 
+    def is_volatile(self) -> bool:
+        return self.inner.is_volatile()
+
     def free_bytes(self) -> int | None:
         return self.inner.free_bytes()
 
@@ -127,6 +130,9 @@ class Guard(Wrapper):
 
     def strays(self) -> Strays:
         return self._call("", self.inner.strays)
+
+    def is_volatile(self) -> bool:
+        return self._call("", self.inner.is_volatile)
 
     def free_bytes(self) -> int | None:
         return self._call("", self.inner.free_bytes)
