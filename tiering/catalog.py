@@ -12,12 +12,13 @@ was deleted is gone at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tiering.digest import Buffer, check_digest_form, digest
 from tiering.errors import (
@@ -33,6 +34,8 @@ from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
 from tiering.stores.base import Store
 from tiering.transfer import put_verified
+
+T = TypeVar("T")
 
 log = logging.getLogger("tiering.catalog")
 
@@ -198,6 +201,24 @@ def write_head(store: Store, name: str) -> bool:
 def drop_head(store: Store, name: str) -> None:
     """Delete ``HEAD``, which nothing needs; whoever publishes or unpublishes next puts it back."""
     store.delete(_head_key(name))
+
+
+def put_head_back(store: Store, name: str) -> None:
+    """Write ``HEAD`` again if it is not right, and if that can be done: it saves a listing, nothing more."""
+    with contextlib.suppress(TieringError):
+        write_head(store, name)
+
+
+def with_room(store: Store, name: str, write: Callable[[], T]) -> T:
+    """What `write` returns, which writes a small object.
+
+    Where a full medium refuses it, ``HEAD``, which is a hint, makes room for it.
+    """
+    try:
+        return write()
+    except CapacityExceeded:
+        drop_head(store, name)
+        return write()
 
 
 def manifest_key(name: str, manifest: str) -> str:

@@ -9,9 +9,11 @@ its whole corpus as it is.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, TypeVar
 
 from tiering import catalog
@@ -144,7 +146,10 @@ class _Limits:
 def _collect(store: Store, name: str, limits: _Limits) -> list[Garbage]:
     """Delete the garbage of a corpus; gives what was deleted."""
     deleted: list[Garbage] = []
-    with claimed(store, name, _INTENT, shared=False, purpose="cleaned up") as mine:
+    with contextlib.ExitStack() as held:
+        held.callback(catalog.put_head_back, store, name)
+        claim = partial(claimed, store, name, _INTENT, shared=False, purpose="cleaned up")
+        mine = catalog.with_room(store, name, lambda: held.enter_context(claim()))
         for one in list(_garbage(store, name, limits, mine)):
             _make_sure(store, name, mine)
             store.delete(one.key)

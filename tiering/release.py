@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -20,7 +20,7 @@ from tiering.arguments import whole
 from tiering.claim import claimed, claims, version_held
 from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
-from tiering.errors import CapacityExceeded, LastCopy, TieringError, UsageError
+from tiering.errors import LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
@@ -76,9 +76,9 @@ def release(
 def name_held(corpus: Corpus, tier: Tier, intent: str, purpose: str) -> Iterator[None]:
     """Claim the name of a corpus that is to be deleted, also where the tier is so full that no claim fits."""
     with contextlib.ExitStack() as held:
-        _with_room(
+        catalog.with_room(
+            tier.store,
             corpus.name,
-            tier,
             lambda: held.enter_context(
                 claimed(tier.store, corpus.name, intent, shared=False, purpose=purpose)
             ),
@@ -155,7 +155,7 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
     found: dict[Tier, str | None] = {}
     marked = [tier]
     try:
-        _with_room(corpus.name, tier, lambda: tier.store.write(key, [probe]))
+        catalog.with_room(tier.store, corpus.name, lambda: tier.store.write(key, [probe]))
         bare: dict[tuple[int, int] | None, Tier] = {}
         for candidate in sorted(candidates, key=lambda tier: tier.read_only):
             try:
@@ -172,7 +172,9 @@ def _other_places(corpus: Corpus, tier: Tier, candidates: Iterable[Tier]) -> dic
                         continue
                 else:
                     marked.append(candidate)
-                    _with_room(corpus.name, candidate, partial(candidate.store.write, key, [probe]))
+                    catalog.with_room(
+                        candidate.store, corpus.name, partial(candidate.store.write, key, [probe])
+                    )
                 found[candidate] = None
             except TieringError as error:
                 found[candidate] = str(error)
@@ -199,10 +201,10 @@ def _proof(corpus: Corpus, tier: Tier, held: contextlib.ExitStack, client: Clien
     try:
         corpus.at(tier)
         if not tier.read_only:
-            held.callback(_put_head_back, corpus.name, tier)
-            _with_room(
+            held.callback(catalog.put_head_back, tier.store, corpus.name)
+            catalog.with_room(
+                tier.store,
                 corpus.name,
-                tier,
                 lambda: held.enter_context(version_held(tier, corpus.name, corpus.record)),
             )
         report = verify(corpus, tier, client=client, progress=False)
@@ -220,20 +222,6 @@ def _is_claimed_by_others(corpus: Corpus, tier: Tier) -> bool:
     """
     held = claims(tier.store, corpus.name).all()
     return any(claim.counts and claim.intent != corpus.record.manifest for claim in held)
-
-
-def _with_room(name: str, tier: Tier, write: Callable[[], object]) -> None:
-    """Write a small object; where a full medium refuses it, ``HEAD``, which is a hint, makes room for it."""
-    try:
-        write()
-    except CapacityExceeded:
-        catalog.drop_head(tier.store, name)
-        write()
-
-
-def _put_head_back(name: str, tier: Tier) -> None:
-    with contextlib.suppress(TieringError):  # it saves a listing, nothing more
-        catalog.write_head(tier.store, name)
 
 
 def _belonging(corpus: Corpus, tier: Tier) -> list[ObjectInfo]:

@@ -16,6 +16,7 @@ from tiering import Corpus, Tier, ingest, plan_move
 from tiering import process as process_module
 from tiering import tier as tier_module
 from tiering.digest import Buffer
+from tiering.errors import CapacityExceeded
 from tiering.keys import INTERNAL
 from tiering.process import ProcessId
 from tiering.stores.base import ObjectInfo
@@ -74,6 +75,27 @@ def flip(tier: Tier, key: str, position: int = 5) -> None:
     data = tier.store.read(key)
     data[position] ^= 1
     tier.store.write(key, [data])
+
+
+class Full(Wrapper):
+    """A medium of so many objects; what is deleted makes room again."""
+
+    def __init__(self, inner: Any, room: int) -> None:
+        super().__init__(inner)
+        self.room = room
+
+    def write(
+        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
+    ) -> ObjectInfo:
+        if not self.exists(key):
+            if self.room <= 0:
+                raise CapacityExceeded("no room", tier=self.name, key=key)
+            self.room -= 1
+        return super().write(key, buffers, if_absent=if_absent, digest=digest)
+
+    def delete(self, key: str) -> None:
+        self.room += self.exists(key)
+        super().delete(key)
 
 
 class KilledHere(BaseException):

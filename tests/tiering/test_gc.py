@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tiering.corpora import (
+    Full,
     dead,
     flip,
     killed_after,
@@ -18,6 +19,7 @@ from tests.tiering.corpora import (
     shard_keys,
     small,
     small_arrow,
+    without_claims,
     wrapped,
 )
 from tests.tiering.test_claim import elsewhere
@@ -356,3 +358,14 @@ def test_verify_tells_shards_of_dead_work_as_extra(lake: Tier) -> None:
     lake.store.write("web/tokens/c/77/0", [b"orphan"])
     assert verify(corpus).extra == ("tokens/c/77/0",)
     assert shard_keys(corpus)[0] not in verify(corpus).extra
+
+
+def test_gc_of_a_tier_that_is_full_makes_room(lake: Tier) -> None:
+    corpus = small(lake)
+    lake.store.write("web/tokens/c/99/0", [b"orphan"])
+    before = without_claims(lake)
+    with wrapped(lake, Full(lake.store, 0)):
+        assert [one.key for one in now(lake, "web").garbage] == ["web/tokens/c/99/0"]
+    del before["web/tokens/c/99/0"]
+    assert without_claims(lake) == before  # HEAD, which made room for the claim, is back
+    assert verify(corpus).ok

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.tiering.corpora import (
+    Full,
     copy_of,
     flip,
     shard_keys,
@@ -21,8 +22,8 @@ from tests.tiering.corpora import (
 )
 from tiering import Corpus, Tier, catalog, open_corpus, open_tier, plan_move, release, verify
 from tiering.claim import claimed
-from tiering.digest import Buffer, digest
-from tiering.errors import CapacityExceeded, Conflict, LastCopy, Unavailable, UsageError
+from tiering.digest import digest
+from tiering.errors import Conflict, LastCopy, Unavailable, UsageError
 from tiering.keys import INTERNAL
 from tiering.stores.base import ObjectInfo
 from tiering.stores.file_systems import is_memory
@@ -258,27 +259,6 @@ def test_release_whose_proof_is_away_is_refused(lake: Tier, disk: Tier) -> None:
     copy_of(corpus, disk)
     with wrapped(disk, Away(disk.store)):
         assert "disk: nobody answers" in refused(corpus, lake, copies=[disk])
-
-
-class Full(Wrapper):
-    """A medium of so many objects; what is deleted makes room again."""
-
-    def __init__(self, inner: Any, room: int) -> None:
-        super().__init__(inner)
-        self.room = room
-
-    def write(
-        self, key: str, buffers: Sequence[Buffer], *, if_absent: bool = False, digest: str | None = None
-    ) -> ObjectInfo:
-        if not self.exists(key):
-            if self.room <= 0:
-                raise CapacityExceeded("no room", tier=self.name, key=key)
-            self.room -= 1
-        return super().write(key, buffers, if_absent=if_absent, digest=digest)
-
-    def delete(self, key: str) -> None:
-        self.room += self.exists(key)
-        super().delete(key)
 
 
 def test_release_is_proven_by_a_medium_that_is_full(lake: Tier, disk: Tier) -> None:

@@ -126,8 +126,8 @@ class BlockStore(Volume, Store):
         return file_systems.is_memory(self.path) and not self.path.is_block_device()
 
     def free_bytes(self) -> int:
-        """Sum of the free runs; one object needs a run of its own size and 4 KiB."""
-        return self.info().free_bytes
+        """Sum of the free runs without what is kept; one object needs a run of its own size and 4 KiB."""
+        return max(0, self.info().free_bytes - self.kept_bytes)
 
     def info(self) -> VolumeInfo:
         """What this volume is and how full it is."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tiering.errors import CapacityExceeded, Corrupt, NotFound, Unavailable, UsageError
-from tiering.keys import validate
+from tiering.keys import CONTROL_BYTES, is_control, validate
 from tiering.stores.block_format import index_path_of
 from tiering.stores.block_index import BlockIndex, Entry, span_of
 from tiering.stores.block_layout import (
@@ -33,6 +33,7 @@ from tiering.stores.block_space import FreeSpace
 from tiering.stores.pages import PAGE_BYTES
 
 _KEY_LOCKS: Final = 64
+_KEPT_SHARE: Final = 64  # of the volume
 _MAX_WRITES_PER_SESSION: Final = 1 << 32
 
 
@@ -189,12 +190,20 @@ class Volume:
             self._marks += 1
         self._medium.flush()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Room that is kept for control objects (`tiering.keys.is_control`): what is full can be released."""
+        share_bytes = (self.superblock.nbytes - DATA_START) // _KEPT_SHARE
+        return min(CONTROL_BYTES, share_bytes // PAGE_BYTES * PAGE_BYTES)
+
     def _take(self, key: str, nbytes: int) -> int:
         """Offset of a free extent for an object of `nbytes`, free no longer."""
         span = span_of(nbytes)
-        offset = self._space.take(span)
+        kept_bytes = 0 if is_control(key) else self.kept_bytes
+        offset = self._space.take(span) if self._space.nbytes - kept_bytes >= span else None
         if offset is None:
-            free_bytes, largest_bytes = self._space.nbytes, self._space.largest_bytes
+            free_bytes = max(0, self._space.nbytes - kept_bytes)
+            largest_bytes = min(free_bytes, self._space.largest_bytes)
             text = f"{span} bytes do not fit: {free_bytes} are free, {largest_bytes} of them in one run"
             hint = "Release something from this tier or make a larger volume"
             raise CapacityExceeded(text, tier=self.name, key=key, hint=hint)

@@ -19,6 +19,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from tiering.digest import Buffer
@@ -101,7 +102,7 @@ class Encrypted(Wrapper):
             info = self.inner.write(key, [out], if_absent=if_absent)
         self._remember(key, sealed)
         self.keys.written(key)
-        return ObjectInfo(key, nbytes, info.etag)
+        return replace(info, nbytes=nbytes)
 
     def delete(self, key: str) -> None:
         self._refuse_reserved(key)
@@ -238,4 +239,4 @@ def overwrite(store: Store, key: str) -> None:
 def _plain(info: ObjectInfo) -> ObjectInfo:
     """With the size of the plaintext, or that as stored where no plaintext has it: reading refuses it."""
     nbytes = frames.plain_bytes(info.nbytes)
-    return ObjectInfo(info.key, info.nbytes if nbytes is None else nbytes, info.etag)
+    return info if nbytes is None else replace(info, nbytes=nbytes)

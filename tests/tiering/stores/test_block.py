@@ -10,7 +10,9 @@ import pytest
 
 from tiering.digest import digest
 from tiering.errors import CapacityExceeded, Conflict, Corrupt, FormatError, NotFound, UsageError
+from tiering.keys import INTERNAL
 from tiering.stores.block import BlockStore, format_volume
+from tiering.stores.block_index import span_of
 from tiering.stores.block_layout import DATA_START
 from tiering.stores.pages import PAGE_BYTES, PIECE_BYTES, aligned_buffer
 
@@ -112,8 +114,21 @@ def test_delete_frees_all_space_in_one_run(store: BlockStore) -> None:
         store.delete(f"k{number}")
     info = store.info()
     assert (info.free_bytes, info.largest_free_bytes, info.objects) == (DATA_BYTES, DATA_BYTES, 0)
-    store.write("all", [bytes(DATA_BYTES - PAGE_BYTES)])
+    assert store.kept_bytes == 7 * PAGE_BYTES
+    assert store.free_bytes() == DATA_BYTES - store.kept_bytes
+    store.write("all", [bytes(store.free_bytes() - PAGE_BYTES)])
     assert store.free_bytes() == 0
+
+
+def test_full_volume_has_room_for_claims_and_for_nothing_else(store: BlockStore) -> None:
+    store.write("c/data", [bytes(store.free_bytes() - PAGE_BYTES)])
+    with pytest.raises(CapacityExceeded, match=r"8192 bytes do not fit: 0 are free, 0 of them in one run"):
+        store.write("c/more", [b"x"])
+    for number in range(store.kept_bytes // span_of(1)):
+        store.write(f"c/{INTERNAL}/claims/{number:08d}.json", [b"{}"], if_absent=True)
+    with pytest.raises(CapacityExceeded):
+        store.write(f"c/{INTERNAL}/HEAD", [b"{}"])
+    assert store.info().free_bytes == PAGE_BYTES
 
 
 def test_full_volume_changes_nothing(store: BlockStore) -> None:
@@ -153,7 +168,7 @@ def test_if_absent_racing_threads_have_one_winner(store: BlockStore) -> None:
         thread.join()
     assert len(won) == 1
     assert store.read("k") == bytes(won) * 5000
-    assert store.free_bytes() == DATA_BYTES - 3 * PAGE_BYTES
+    assert store.info().free_bytes == DATA_BYTES - 3 * PAGE_BYTES
 
 
 def test_threads_that_read_while_others_overwrite_see_whole_objects(store: BlockStore) -> None:

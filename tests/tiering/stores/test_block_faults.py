@@ -59,7 +59,7 @@ def test_failed_flush_stops_writes_until_reopened(
     with BlockStore("blocks", path) as again:
         assert again.read("k") == b"old"
         again.write("k", [b"new"])
-        assert again.free_bytes() == DATA_BYTES - 2 * PAGE_BYTES
+        assert again.info().free_bytes == DATA_BYTES - 2 * PAGE_BYTES
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])

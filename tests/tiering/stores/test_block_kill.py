@@ -102,7 +102,7 @@ def test_kill_at_every_step_leaves_old_or_new(path: Path, tmp_path: Path, what: 
                 assert found in (old, new), step
                 assert store.check() == []
                 taken_bytes = sum(span_of(len(data)) for data in found.values())
-                assert store.free_bytes() == 2 * MIB - DATA_START - taken_bytes, "space leaked"
+                assert store.info().free_bytes == 2 * MIB - DATA_START - taken_bytes, "space leaked"
             lose_index(volume)
             with BlockStore(
                 "blocks", volume

@@ -354,6 +354,16 @@ def test_large_reads_use_memory_again_that_nobody_refers_to(store: Encrypted, tm
             assert address_of(each.read("web/s")) == place
 
 
+def test_objects_are_as_old_as_what_is_stored(tmp_path: Path) -> None:
+    files = FileStore("lake", tmp_path / "lake")
+    store = encrypted(files, tmp_path)
+    written = store.write("web/k", [b"x" * 5000])
+    os.utime(tmp_path / "lake/web/k", (1e9, 1e9))
+    assert written.modified_seconds
+    assert store.stat("web/k").modified_seconds == 1e9
+    assert [(info.nbytes, info.modified_seconds) for info in store.list("web")] == [(5000, 1e9)]
+
+
 def test_locate_is_none_even_on_files(tmp_path: Path) -> None:
     store = encrypted(FileStore("lake", tmp_path / "lake"), tmp_path)
     store.write("web/s", [b"x"])
