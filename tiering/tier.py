@@ -292,11 +292,14 @@ def _default_name(url: str) -> str:
 
 _open_stores: dict[tuple[Tier, int], Store] = {}
 """Connections by tier and process; a forked child must not use its parent's."""
-_opening = threading.Lock()
+_opening: dict[tuple[str, int], threading.Lock] = {}
+"""Held while a store opens, which may take long; a forked child must not wait for its parent's threads."""
 
 
 def _open_store(tier: Tier, process: int) -> Store:
-    with _opening:
+    if (store := _open_stores.get((tier, process))) is not None:
+        return store
+    with _opening.setdefault((tier.url, process), threading.Lock()):
         store = _open_stores.get((tier, process))
         if store is None:
             store = open_store(tier)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tiering.corpora import objects, python, small
 from tiering import Prices, Tier, open_tier, plan_move, verify
-from tiering.errors import CapacityExceeded, ConfigError, UsageError
+from tiering.errors import CapacityExceeded, ConfigError, NotFound, UsageError
 from tiering.sizes import parse_size
 from tiering.stores import open as open_module
 from tiering.tier import S3_LIST_PRICES, close_stores
@@ -166,6 +166,52 @@ def test_memory_tier_keeps_its_bytes_when_closed_and_under_other_names(memory: T
     assert open_tier(memory.url, "other name").store.read("k") == b"v"
 
 
+def test_memory_tier_answers_under_the_name_it_was_opened_by(memory: Tier) -> None:
+    other = open_tier(memory.url, "other name")
+    for tier in (memory, other):
+        with pytest.raises(NotFound) as caught:
+            tier.store.read("none")
+        assert caught.value.tier == tier.name
+    with pytest.raises(ConfigError, match="is memory in use that has no capacity"):
+        open_tier(memory.url, "bounded", capacity=100).store.stat("k")
+
+
+HANGS = """
+import os, sys, threading
+from tiering import open_tier, tier
+folder, real = sys.argv[1], tier.open_store
+opening, go = threading.Event(), threading.Event()
+
+def open_store(what):
+    if what.name == "dead" and os.getpid() == parent:
+        opening.set()
+        go.wait()
+    return real(what)
+
+parent, tier.open_store = os.getpid(), open_store
+dead, alive = open_tier(f"{folder}/dead", "dead"), open_tier(f"{folder}/alive", "alive")
+thread = threading.Thread(target=lambda: dead.store.write("k", [b"v"]))
+thread.start()
+opening.wait()
+alive.store.write("k", [b"v"])
+child = os.fork()
+if not child:
+    dead.store.write("k", [b"w"])
+    os._exit(alive.store.read("k") != b"v")
+assert os.waitpid(child, 0)[1] == 0
+assert dead.url not in [held.url for held, _process in tier._open_stores]
+go.set()
+thread.join()
+print(bytes(dead.store.read("k")))
+"""
+
+
+def test_tier_that_takes_long_to_open_keeps_no_other_waiting_nor_a_forked_child(tmp_path: Path) -> None:
+    with python(f"import warnings; warnings.simplefilter('ignore'){HANGS}", tmp_path) as child:
+        assert child.communicate(timeout=60)[0] == "b'v'\n"
+    assert child.returncode == 0
+
+
 USE_MEMORY = """
 import pickle, sys
 from tiering.errors import UsageError
@@ -183,7 +229,7 @@ def shared() -> Iterator[Tier]:
     tier = open_tier(f"shm://test-{secrets.token_hex(8)}", "shared")
     yield tier
     tier.close()
-    open_module._memories.pop((tier.url, os.getpid())).close()
+    open_module._held.pop((tier.url, os.getpid())).close()
 
 
 def test_driver_that_nobody_knows_is_refused() -> None:

@@ -39,8 +39,10 @@ OBJECT_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "az", "abfs"})
 _DRIVERS: Final = ("obstore", "fsspec", "s3fs", "gcsfs", "adlfs")
 """What can serve an object tier; all but the first are fsspec."""
 
-_memories: dict[tuple[str, int], Store] = {}
-"""Memory by url and process; it outlives `Tier.close`, for there is nowhere to read it back from."""
+_memories: dict[tuple[str, int], MemoryStore] = {}
+_held: dict[tuple[str, int], Store] = {}
+"""Memory, of this process and shared, by url and process: it outlives `Tier.close`, for there is nowhere to
+read it back from."""
 
 
 def open_store(tier: Tier) -> Store:
@@ -92,12 +94,14 @@ def _connect(tier: Tier, options: dict[str, OptionValue]) -> Store:
 
         shared = SharedMemoryStore(tier.name, tier.url.removeprefix("shm://"), tier.capacity_bytes)
         place = (tier.url, os.getpid())
-        _memories[place], before = shared.hold(), _memories.get(place)
+        _held[place], before = shared.hold(), _held.get(place)
         if before:
             before.close()  # after the new one: the holder never sees its last user go
         return shared
     if tier.kind == "memory":
-        return _memories.setdefault((tier.url, os.getpid()), MemoryStore(tier.name, tier.capacity_bytes))
+        place = (tier.url, os.getpid())
+        kept = _memories.setdefault(place, MemoryStore(tier.name, tier.capacity_bytes))
+        return kept.called(tier.name, tier.capacity_bytes)
     if tier.kind == "file":
         from tiering.stores.file import FileStore
 

@@ -83,7 +83,7 @@ def test_overwrite_is_one_step_for_readers_who_take_no_lock() -> None:
 
     with MemoryStore("lake") as store:
         store.write("k", [b"old"])
-        store._objects = Kept(store._objects)
+        store._kept.objects = Kept(store._kept.objects)
         store.write("k", [b"newer"])
         assert store.read("k") == b"newer"
-        assert store._data_bytes == 5
+        assert store._kept.data_bytes == 5
