@@ -16,7 +16,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -32,7 +32,7 @@ from tiering.errors import (
 )
 from tiering.keys import INTERNAL, validate_name
 from tiering.manifest import FORMAT_VERSION, MAX_MANIFEST_BYTES, Manifest, check_version, decode, parse_json
-from tiering.stores.base import Store
+from tiering.stores.base import ObjectInfo, Store
 from tiering.transfer import put_verified
 
 T = TypeVar("T")
@@ -136,7 +136,10 @@ def manifest_bytes(store: Store, name: str, entry: Record) -> Buffer:
         Corrupt: it is missing, or has other bytes than its name says.
     """
     key = manifest_key(name, entry.manifest)
-    hint = "Move the corpus here again from another tier"
+    hint = (
+        "'tiering verify --repair' takes it from another tier; where this was the last copy,"
+        f" 'tiering forget {name} --last-copy' clears what is left"
+    )
     try:
         nbytes = store.stat(key).nbytes
         if nbytes > MAX_MANIFEST_BYTES:
@@ -262,16 +265,24 @@ def _write_head(store: Store, name: str) -> None:
         written = newest
 
 
-def is_own(key: str) -> bool:
-    """Whether a key relative to a corpus is one that a shard or document of either format may have."""
-    return _OWN_KEY.fullmatch(key) is not None
+def own_objects(listed: Iterable[ObjectInfo], name: str) -> list[ObjectInfo]:
+    """Of the objects below the folder `name`, those whose keys a shard or document of the corpus may have.
+
+    A tier inside of that folder has corpora with such keys, too; theirs are left out.
+    """
+    keys = {info: info.key.removeprefix(f"{name}/") for info in listed}
+    inner = {parts[0] for key in keys.values() if (parts := key.split("/"))[1:2] == [INTERNAL]}
+    return [
+        info
+        for info, key in keys.items()
+        if _OWN_KEY.fullmatch(key) is not None and key.split("/")[0] not in inner
+    ]
 
 
 def _sweep(store: Store, name: str, keep: Set[str]) -> None:
     """Delete what looks like a corpus's object below `name` and is not to be kept; nothing else."""
-    for info in list(store.list(name)):
-        key = info.key.removeprefix(f"{name}/")
-        if key not in keep and is_own(key):
+    for info in own_objects(store.list(name), name):
+        if info.key.removeprefix(f"{name}/") not in keep:
             store.delete(info.key)
 
 

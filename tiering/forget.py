@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 from distributed import Client
 
 from tiering import catalog
+from tiering.claim import claimed
 from tiering.corpus import open_corpus
 from tiering.digest import digest
-from tiering.errors import UsageError
+from tiering.errors import Corrupt, FormatError, UnsupportedVersion, UsageError
+from tiering.keys import INTERNAL
 from tiering.release import drop_version, name_held, proven
 from tiering.tier import Tier, need_tier, need_tiers
 
@@ -48,12 +51,15 @@ def forget(
     Raises:
         NotFound: no such corpus or version. LastCopy: too few verified copies remain; nothing was deleted.
         Conflict: somebody is at work on it there.
-        Corrupt: the manifest of a version is damaged, so that nobody knows what is shared with it; repair it.
+        Corrupt, FormatError: the manifest or record of a version is damaged, so that nobody knows what is
+            shared with it. Repair it, or say `last_copy` of all versions: then whatever is the corpus's goes.
     """
     need_tier(tier)
     need_tiers(copies, "copies")
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
+    if version is None and last_copy and not _is_readable(tier, name):
+        return _clear(tier, name)
     newest = catalog.head(tier.store, name).version
     wanted = catalog.versions(tier.store, name) if version is None else [version]
     # The newest goes last: until then it is what readers find.
@@ -64,3 +70,34 @@ def forget(
         if newest in wanted and not last_copy:
             held.enter_context(proven(doomed[-1], tier, min_copies=min_copies, copies=copies, client=client))
         return sum(drop_version(corpus, tier) for corpus in doomed)
+
+
+def _is_readable(tier: Tier, name: str) -> bool:
+    """Whether it is known what each version names."""
+    try:
+        for number in catalog.versions(tier.store, name):
+            catalog.load(tier.store, name, number)
+    except UnsupportedVersion:
+        raise
+    except (Corrupt, FormatError):
+        return False
+    return True
+
+
+def _clear(tier: Tier, name: str) -> int:
+    """Delete all that may be the corpus's, whatever its versions named; claims stay, and so does the rest."""
+    store = tier.store
+    claim = partial(claimed, store, name, digest(f"clear {name}".encode()), shared=False, purpose="forgotten")
+    with contextlib.ExitStack() as held:
+        catalog.with_room(store, name, lambda: held.enter_context(claim()))
+        for number in catalog.versions(store, name):  # the newest, which readers find, goes last
+            store.delete(catalog.record_key(name, number))
+        catalog.drop_head(store, name)
+        store.sweep(name)
+        listed = list(store.list(name))
+        inside = tuple(f"{name}/{INTERNAL}/{folder}/" for folder in ("manifests", "quarantine", "probes"))
+        gone = {info for info in listed if info.key.startswith(inside)}
+        gone.update(catalog.own_objects(listed, name))
+        for info in gone:
+            store.delete(info.key)
+    return sum(info.nbytes for info in gone)

@@ -180,16 +180,17 @@ def _garbage(store: Store, name: str, limits: _Limits, mine: Claim | None = None
     loaded = [catalog.load(store, name, version) for version in catalog.versions(store, name)]
     named = {f"{name}/{key}" for _record, manifest in loaded for key in manifest.named()}
     named |= {catalog.manifest_key(name, record.manifest) for record, _manifest in loaded}
+    own = {info.key for info in catalog.own_objects(listed, name)}
     for info in listed:
         if info.key in named:
             continue
-        if reason := _reason(store, info, info.key.removeprefix(f"{name}/"), limits):
+        if reason := _reason(store, info, info.key.removeprefix(f"{name}/"), limits, own=info.key in own):
             yield Garbage(info.key, info.nbytes, reason)
     for _claim, info in _dead(line, known):
         yield Garbage(info.key, info.nbytes, "dead claim")
 
 
-def _reason(store: Store, info: ObjectInfo, key: str, limits: _Limits) -> Reason | None:
+def _reason(store: Store, info: ObjectInfo, key: str, limits: _Limits, *, own: bool) -> Reason | None:
     """Why an object that no version names is garbage; None where it is not."""
     match key.split("/"):
         case [folder, "manifests", _] if folder == INTERNAL and limits.is_old(info):
@@ -198,7 +199,7 @@ def _reason(store: Store, info: ObjectInfo, key: str, limits: _Limits) -> Reason
             return "old quarantine"
         case [folder, "probes", _] if folder == INTERNAL and _is_dead_probe(store, info.key):
             return "probe of a dead process"
-        case _ if catalog.is_own(key) and limits.is_old(info):
+        case _ if own and limits.is_old(info):
             return "orphaned: no version names it"
     return None
 

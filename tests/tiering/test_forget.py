@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.tiering.corpora import flip, killed_after, objects, small, small_arrow
+from tests.tiering.corpora import flip, killed_after, objects, small, small_arrow, without_claims
 from tiering import Corpus, Tier, catalog, open_corpus, plan_move, verify
 from tiering.claim import claimed
-from tiering.errors import Conflict, Corrupt, LastCopy, NotFound, UsageError
+from tiering.errors import Conflict, Corrupt, FormatError, LastCopy, NotFound, UsageError
 from tiering.forget import forget
 from tiering.gc import gc
 from tiering.keys import INTERNAL
@@ -133,3 +133,49 @@ def test_forget_killed_anywhere_leaves_whole_versions_and_gc_takes_the_rest(
         if done:
             break
     assert done
+
+
+@pytest.mark.parametrize("spoilt", ["manifest", "older manifest", "record", "manifest away", "all"])
+def test_forget_of_a_last_copy_that_nobody_can_read_clears_it(
+    lake: Tier, make_tier: Callable[..., Tier], two: tuple[Corpus, Corpus], spoilt: str
+) -> None:
+    older, newer = two
+    manifest = catalog.manifest_key("text", (older if spoilt == "older manifest" else newer).record.manifest)
+    if spoilt == "manifest away":
+        lake.store.delete(manifest)
+    elif spoilt != "record":
+        flip(lake, manifest)
+    if spoilt in ("record", "all"):
+        lake.store.write(catalog.record_key("text", 2), [b"{}"])
+    lake.store.write("text/notes.txt", [b"mine"])
+    inner = small(make_tier("lake/text"), name="inner")
+    before = without_claims(lake)
+    others = ("text/inner/", "text/notes.txt", f"text/{INTERNAL}/reservations/")
+    kept = {key for key in before if key.startswith(others)}
+    for options in ({}, {"version": 2, "last_copy": True}):
+        with pytest.raises((Corrupt, FormatError)) as caught:
+            forget(lake, "text", **options)
+        if "manifest" in spoilt:
+            assert "tiering forget text --last-copy" in str(caught.value)
+        assert without_claims(lake) == before
+    assert forget(lake, "text", last_copy=True) > newer.nbytes
+    assert set(without_claims(lake)) == kept
+    assert verify(inner).ok
+    with pytest.raises(NotFound):
+        forget(lake, "text", last_copy=True)
+    assert small_arrow(lake).version == 1
+
+
+def test_nothing_of_a_tier_inside_of_a_corpus_is_taken_for_the_corpus_s(
+    lake: Tier, make_tier: Callable[..., Tier]
+) -> None:
+    corpus = small(lake)
+    inner = small(make_tier("lake/web"), name="inner")
+    assert f"web/{inner.name}/zarr.json" in objects(lake)
+    assert gc(lake, ["web"], older_than_seconds=0).garbage == ()
+    forget(lake, "web", last_copy=True)
+    assert gc(lake, ["web"], older_than_seconds=0).nbytes == 0
+    assert verify(inner).ok
+    small(lake)  # an ingest sweeps what a killed one left
+    assert verify(inner).ok
+    assert verify(corpus).ok
