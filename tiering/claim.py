@@ -129,7 +129,10 @@ def _void(number: int) -> Claim:
 
 
 def _check_allowed(held: Claim, intent: str, name: str, tier: str, *, shared: bool) -> None:
-    where = "" if held.owner.is_alive() else " of another machine or container"
+    if held.owner.is_dead():  # since it was asked whether the claim counts
+        return
+    alive = held.owner.is_alive()
+    where = "" if alive else " of another machine or container"
     who = f"process {held.owner.pid}{where}"
     if held.intent != intent:
         what = "written with other content" if held.purpose == "written" else held.purpose
@@ -142,6 +145,6 @@ def _check_allowed(held: Claim, intent: str, name: str, tier: str, *, shared: bo
             key=f"{name}/{INTERNAL}/claims/{held.number:08d}.json",
             hint=hint,
         )
-    if held.owner.is_alive() and not shared:
+    if alive and not shared:
         hint = "It will finish the same corpus; wait for it"
         raise Locked(f"corpus {name!r} is being {held.purpose} by {who}", tier=tier, hint=hint)

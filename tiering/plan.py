@@ -36,7 +36,10 @@ from tiering.tier import Tier, need_tier
 GET_BYTES: Final = 8 << 20
 """Bytes of one ranged GET of an object tier."""
 PUT_BYTES: Final = 64 << 20
-"""Bytes of one PUT, or of one part of a multipart upload."""
+"""Bytes of the largest object that is written by one PUT; others are uploaded in parts."""
+PART_BYTES: Final = 8 << 20
+"""Bytes of one part of an upload, but where that would be more than `MAX_PARTS` of them."""
+MAX_PARTS: Final = 9_000
 MIN_BATCH_BYTES: Final = 4 << 20
 MAX_BATCH_BYTES: Final = 256 << 20
 _BATCHES: Final = 16
@@ -62,9 +65,12 @@ class MovePlan:
 
     @cached_property
     def requests(self) -> int:
-        """Requests to the source and the target, of any kind."""
-        reads, writes, checks = self._requests
-        return reads + writes + checks
+        """Requests for shards and documents to the source and the target, of any kind.
+
+        Some dozens more are of claims, reservations and listings, however large the corpus.
+        """
+        reads, writes, checks, deletes = self._requests
+        return reads + writes + checks + deletes
 
     @cached_property
     def seconds_range(self) -> tuple[float, float]:
@@ -82,13 +88,18 @@ class MovePlan:
 
     @cached_property
     def cost(self) -> float:
-        """US dollars for requests and egress, the read-back that verifies included."""
-        reads, writes, checks = self._requests
+        """US dollars for requests and egress, the read-backs that verify included. Deletes cost nothing."""
+        reads, writes, checks, _deletes = self._requests
         return (
             self.corpus.tier.prices.reading(self.nbytes, reads)
             + self.target.prices.writing(writes)
-            + self.target.prices.reading(self.corpus.nbytes, checks)
+            + self.target.prices.reading(self._read_backs * self.corpus.nbytes, checks)
         )
+
+    @property
+    def _read_backs(self) -> int:
+        """How often all of the copy is read: to verify it, and as the proof of a release."""
+        return 2 if self.release else 1
 
     @cached_property
     def digest(self) -> str:
@@ -122,15 +133,17 @@ class MovePlan:
         return self.steps.filter(pc.equal(self.steps["action"], "copy"))
 
     @cached_property
-    def _requests(self) -> tuple[int, int, int]:
-        """Reads of the source, writes to the target, reads of the target that verify."""
+    def _requests(self) -> tuple[int, int, int, int]:
+        """Reads of the source, writes to the target, reads of it that verify, deletes on the source."""
         copied = self._copied["nbytes"].to_numpy()
         everything = self.steps["nbytes"].to_numpy()
-        documents = len(self.corpus.contents.documents) + 3  # manifest, version record, HEAD
+        small = len(self.corpus.contents.documents) + 3  # manifest, version record, HEAD
+        looks = len(everything) + len(copied) if self.target.kind == "object" else 0  # HEAD
         return (
-            _pieces(copied, self.corpus.tier, GET_BYTES),
-            _pieces(copied, self.target, PUT_BYTES) + documents,
-            _pieces(everything, self.target, GET_BYTES),
+            _gets(copied, self.corpus.tier),
+            _puts(copied, self.target) + small,
+            self._read_backs * _gets(everything, self.target) + looks,
+            len(everything) + small if self.release else 0,
         )
 
     def batches(self) -> Iterator[pa.Table]:
@@ -305,8 +318,14 @@ def _look(corpus: Corpus, target: Tier, *, give_up: bool) -> MovePlan:
     return plan
 
 
-def _pieces(sizes: Any, tier: Tier, piece_bytes: int) -> int:
-    """Requests to read or write objects of these sizes."""
+def _gets(sizes: Any, tier: Tier) -> int:
+    """Requests that read objects of these sizes."""
+    return int(np.sum(-(-sizes // GET_BYTES))) if tier.kind == "object" else len(sizes)
+
+
+def _puts(sizes: Any, tier: Tier) -> int:
+    """Requests that write objects of these sizes."""
     if tier.kind != "object":
         return len(sizes)
-    return int(np.sum(-(-sizes // piece_bytes)))
+    parts = -(-sizes // np.maximum(PART_BYTES, -(-sizes // MAX_PARTS)))
+    return int(np.sum(np.where(sizes <= PUT_BYTES, 1, parts + 2)))  # an upload is begun and completed

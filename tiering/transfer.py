@@ -6,17 +6,20 @@ digest that the manifest names.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final, Literal
 
 from tiering.digest import Buffer, Hasher, digest
-from tiering.errors import Corrupt, NotFound
+from tiering.errors import Corrupt, NotFound, Unavailable
 from tiering.stores.base import Store
 from tiering.stores.helpers import Helpers
 from tiering.stores.pages import PIECE_BYTES, borrowed, new_buffer
 
 _STREAMED: Final = ("file", "block")
 """Kinds of tiers that are read in order; a request to an object store brings its parts in parallel."""
+
+log = logging.getLogger("tiering.transfer")
 
 Outcome = Literal["moved", "skipped"]
 
@@ -93,7 +96,7 @@ def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int,
     Raises:
         Corrupt: what was read back differs from what was written.
     """
-    if is_verified(store, key, nbytes, expected):
+    if _has_verified(store, key, nbytes, expected):
         return "skipped"
     write_verified(store, key, buffers, nbytes, expected)
     return "moved"
@@ -101,11 +104,20 @@ def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int,
 
 def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected: str) -> Outcome:
     """Copy one object from tier to tier; nothing is read from the source when the target has it."""
-    if is_verified(target, key, nbytes, expected):
+    if _has_verified(target, key, nbytes, expected):
         return "skipped"
     data = memoryview(read_verified(source, key, nbytes, expected)).toreadonly()  # so nobody need copy it
     write_verified(target, key, [data], nbytes, expected)
     return "moved"
+
+
+def _has_verified(store: Store, key: str, nbytes: int, expected: str) -> bool:
+    """The same of what is there before a write: what lies on a bad sector, say, is to be written anew."""
+    try:
+        return is_verified(store, key, nbytes, expected)
+    except Unavailable as error:  # if the whole tier is, the write says so
+        log.warning("%s on tier %s cannot be read, and is written anew: %s", key, store.name, error)
+        return False
 
 
 def write_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int, expected: str) -> None:

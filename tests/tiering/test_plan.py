@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import pickle
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.proxy import proxy
+from tests.servers import BUCKET, Endpoint
 from tests.tiering.corpora import flip, objects, shard_keys, small, small_arrow
-from tiering import MovePlan, Prices, Tier, catalog, open_corpus, open_tier, plan_move, verify
+from tiering import MovePlan, Prices, Tier, catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering import plan as plan_module
 from tiering import tier as tier_module
 from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
 from tiering.keys import is_control
-from tiering.plan import GET_BYTES, PUT_BYTES
+from tiering.plan import GET_BYTES, MAX_PARTS, PART_BYTES, PUT_BYTES
 from tiering.room import adding, check_room, refuse_foreign
 from tiering.tier import Speed
 
@@ -49,8 +53,36 @@ def test_plan_counts_bytes_and_requests_of_objects(plan_of: Callable[..., MovePl
     plan = plan_of([3 * GET_BYTES + 1, 5, 11 * GET_BYTES, PUT_BYTES + 1], ["copy", "check", "check", "copy"])
     copied = 3 * GET_BYTES + 1 + PUT_BYTES + 1
     assert plan.nbytes == copied
-    reads, writes, checks = 4 + 9, 1 + 2 + 2 + 3, 4 + 1 + 11 + 9
-    assert plan.requests == reads + writes + checks
+    reads, writes, checks, looks = 4 + 9, 1 + (9 + 2) + 2 + 3, 4 + 1 + 11 + 9, 2 + 1 + 1 + 2
+    assert plan.requests == reads + writes + checks + looks
+    assert replace(plan, release=True).requests == reads + writes + 2 * checks + looks + 4 + 2 + 3
+
+
+def test_plan_of_very_large_shards_counts_the_parts_allowed(
+    plan_of: Callable[..., MovePlan],
+) -> None:
+    plan = plan_of([PART_BYTES * MAX_PARTS, PART_BYTES * MAX_PARTS * 3 + 1], ["copy", "copy"], source="/a")
+    assert plan._requests[1] == (MAX_PARTS + 2) + (MAX_PARTS + 2) + 2 + 3
+
+
+@pytest.mark.usefixtures("s3_environment")
+@pytest.mark.parametrize("give_up", [False, True])
+def test_plan_counts_the_requests_for_shards_that_are_made(moto_endpoint: Endpoint, give_up: bool) -> None:
+    with proxy(moto_endpoint) as relay:
+        place = f"s3://{BUCKET}/{secrets.token_hex(8)}"
+        source, target = (open_tier(f"{place}/{at}", at, options=relay.endpoint.options()) for at in "ab")
+        noise = np.random.default_rng(3).integers(0, 256, (80, 1 << 20), np.uint8)
+        corpus = ingest({"x": noise}, source, "web", shard_size="70MiB", block_rows=1, progress=False)
+        assert len(corpus.manifest) == 2  # one of them is uploaded in parts
+        plan = plan_move(corpus, target, release=give_up)
+        relay.seen.clear()
+        plan.run(progress=False)
+        paths = [urlsplit(request.path).path for request in relay.seen]
+        source.close()
+        target.close()
+    made = sum(path.endswith(tuple(corpus.manifest["key"].to_pylist())) for path in paths)
+    small_objects = len(corpus.contents.documents) + 3
+    assert made == plan.requests - small_objects * (2 if give_up else 1)
 
 
 def test_plan_counts_one_request_an_object_of_other_tiers(plan_of: Callable[..., MovePlan]) -> None:
@@ -75,10 +107,12 @@ def test_plan_money_is_egress_of_the_source_and_the_read_back(plan_of: Callable[
     sizes = [2_000_000_000, 3_000_000_000]
     plan = plan_of(sizes, ["copy", "check"], one=one, two=two)
     gets = [-(-size // GET_BYTES) for size in sizes]
-    puts = -(-sizes[0] // PUT_BYTES) + 2 + 3
-    expected = 2 * 3 + gets[0] * 5 + puts * 13 + 5 * 7 + sum(gets) * 11
+    puts = -(-sizes[0] // PART_BYTES) + 2 + 2 + 3
+    expected = 2 * 3 + gets[0] * 5 + puts * 13 + 5 * 7 + (sum(gets) + 3) * 11
     assert plan.cost == pytest.approx(expected)
     assert f"${expected:.4f}" in str(plan)
+    proof = 5 * 7 + sum(gets) * 11
+    assert replace(plan, release=True).cost == pytest.approx(expected + proof)
 
 
 def test_plan_batches_are_neighbours_of_bounded_bytes(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.conformance.patterns import pattern
 from tests.tiering.corpora import flip
 from tiering import Tier
 from tiering.digest import Buffer, Hasher, digest
-from tiering.errors import Corrupt, NotFound
+from tiering.errors import Corrupt, NotFound, Unavailable
 from tiering.stores.base import ObjectInfo
 from tiering.stores.block import BlockStore, format_volume
 from tiering.stores.file import FileStore
@@ -62,6 +63,52 @@ def test_put_on_a_medium_that_damages_is_corrupt(memory: Tier) -> None:
     with pytest.raises(Corrupt, match="read back other bytes than were written") as caught:
         put_verified(Lying(memory.store), "k", [DATA], len(DATA), NAME)
     assert (caught.value.tier, caught.value.key) == ("memory", "k")
+
+
+def test_put_and_copy_write_anew_what_cannot_be_read(memory: Tier, lake: Tier) -> None:
+    class BadSector(Wrapper):
+        """What was there lies on one; what is written lies elsewhere."""
+
+        bad = True
+
+        def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+            self._read(key)
+            super().read_into(key, offset, buffer)
+
+        def read(self, key: str) -> Buffer:
+            self._read(key)
+            return super().read(key)
+
+        def write(self, key: str, buffers: Sequence[Buffer], **options: Any) -> ObjectInfo:
+            self.bad = False
+            return super().write(key, buffers, **options)
+
+        def _read(self, key: str) -> None:
+            if self.bad:
+                raise Unavailable("Input/output error", tier=self.name, key=key)
+
+    data = pattern(5000)
+    memory.store.write("k", [data])
+    for put in (True, False):
+        lake.store.write("k", [data])
+        store = BadSector(lake.store)
+        if put:
+            assert put_verified(store, "k", [data], len(data), digest(data)) == "moved"
+        else:
+            assert copy_verified(memory.store, store, "k", len(data), digest(data)) == "moved"
+        assert store.read("k") == data
+
+
+def test_put_on_a_tier_that_is_away_is_unavailable(lake: Tier) -> None:
+    class Away(Wrapper):
+        def stat(self, key: str) -> ObjectInfo:
+            raise Unavailable("nobody answers")
+
+        def write(self, key: str, buffers: Sequence[Buffer], **options: Any) -> ObjectInfo:
+            raise Unavailable("nobody answers")
+
+    with pytest.raises(Unavailable):
+        put_verified(Away(lake.store), "k", [b"v"], 1, digest(b"v"))
 
 
 def test_copy_reads_nothing_that_the_target_has(memory: Tier, lake: Tier) -> None:
