@@ -26,6 +26,7 @@ from tiering.transfer import read_verified
 
 _BATCH_BYTES = 256 << 20
 _BUCKET_DIGITS = 8
+_MOST_PARTS = 16**_BUCKET_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def parse_subset(subset: str | tuple[int, int] | None) -> tuple[int, int] | None
         k, n = parts
     except (TypeError, ValueError):
         k, n = 0, 0
-    if not 1 <= k <= n:
+    if not 1 <= k <= n <= _MOST_PARTS:
         raise UsageError(
             f"subset {subset!r} is no part of anything", hint="Example: 2/7, the second of seven"
         )

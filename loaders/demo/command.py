@@ -46,6 +46,8 @@ def demo_command(
     """
     session = Session.of(context)
     begun = time.monotonic()
+    if endpoint_url and not object_url:
+        raise UsageError("--endpoint-url has no bucket to be for", hint="Add --object s3://bucket/prefix")
     where = tour.places(folder, object_url, endpoint_url)
     try:
         where.folder.mkdir(parents=True, exist_ok=True)

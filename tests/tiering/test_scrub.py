@@ -212,7 +212,7 @@ def test_verify_subsets_are_disjoint_and_together_everything(lake: Tier, n: int)
         assert sum(part.checked > 0 for part in parts) >= 4
 
 
-@pytest.mark.parametrize("subset", ["", "0/7", "8/7", "1/0", "1", "a/b", (0, 1), (1, 2, 3)])
+@pytest.mark.parametrize("subset", ["", "0/7", "8/7", f"1/{16**8 + 1}", "1/0", "1", "a/b", (0, 1), (1, 2, 3)])
 def test_verify_subset_that_is_none_is_refused(lake: Tier, subset: str) -> None:
     with pytest.raises(UsageError, match="is no part of anything"):
         verify(small(lake), subset=subset)

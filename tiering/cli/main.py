@@ -91,6 +91,7 @@ def options(
 def main() -> None:
     """Run the command line of this process and exit."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of its own cache and fonts
     sys.exit(run(sys.argv[1:]))
 
 

@@ -42,6 +42,7 @@ _CORPUS_POLICIES: Final = ("pin", "lru", "belady")
 _LANES: Final = 64
 _LONGEST_SECONDS: Final = 3600.0
 _MOST_DOLLARS: Final = 1e6
+_OF_CORPORA: Final = ("epochs", "world_size", "rank", "shuffle", "seed", "lanes", "version")
 _MOST_REQUESTS: Final = 350_000_000  # as many as of a trace fit in memory
 
 T = TypeVar("T")
@@ -115,6 +116,8 @@ def simulate_command(
     if (name is None) == (trace is None):
         hint = "Example: tiering simulate web-text --on lake"
         raise UsageError("give either the name of a corpus or a --trace", hint=hint)
+    if trace is not None:
+        _refuse_options_of_corpora(context)
     if plot is not None:
         check_plot(plot)
     if sample is not None and not 0 < sample <= 1:
@@ -285,3 +288,12 @@ def _duration(text: str) -> float:
         if 0 <= seconds <= _LONGEST_SECONDS and not text.strip()[-1:].isdecimal():
             return seconds
     raise UsageError(f"--latency {text!r} is no time up to an hour", hint="Example: --latency 30ms")
+
+
+def _refuse_options_of_corpora(context: typer.Context) -> None:
+    """A trace has its requests and their order: options that would make others must not be passed over."""
+    for option in _OF_CORPORA:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "--" + option.replace("_", "-")
+            raise UsageError(f"{shown} is for a corpus, and a --trace has its own order", hint="Leave it out")

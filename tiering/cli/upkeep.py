@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from dask.utils import format_bytes
 from rich.markup import escape
 from rich.table import Table
 
+from policies.lifecycle.units import duration_seconds
 from tiering import catalog
 from tiering.claim import claims
 from tiering.cli.session import Session
@@ -24,8 +24,6 @@ from tiering.reservation import reservations, unlock_reservations
 from tiering.room import usage
 from tiering.tickets import UNKNOWN, holder
 from tiering.tier import Tier
-
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -219,10 +217,10 @@ def unlock_command(
 
 
 def _seconds(text: str, option: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if match is None:
-        raise UsageError(f"{option} {text!r} is no time", hint="Example: 30m, 24h or 7d")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
+    try:
+        return duration_seconds(option, text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no time", hint="Example: 30m, 24h, 7d or 2w") from None
 
 
 def _confirm(question: str) -> None:

@@ -113,6 +113,8 @@ def _told(report: VerifyReport, name: str, place: Tier) -> str:
     verdict = "[bold red]damaged"
     if report.ok:
         verdict = "[green]repaired" if report.repaired else "[green]whole"
+        if report.share < 1 and not report.repaired:
+            verdict += " in this part" if report.checked else ", as far as it is in this part: no object is"
     lines = [
         f"{escape(name)} on {escape(place.name)}: {verdict}[/], {format_bytes(report.nbytes)} verified,"
         f" {report.checked} objects, {report.share:.1%} of all"

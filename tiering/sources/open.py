@@ -72,6 +72,7 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
 def _open_paths(
     paths: Sequence[str | os.PathLike[str]], reader: str | None, options: dict[str, Any]
 ) -> Source:
+    paths = [Path(path).expanduser() if os.fspath(path).startswith("~/") else path for path in paths]
     if reader is None:
         reader = _reader_of(paths)
     if reader == "parquet" and not options:

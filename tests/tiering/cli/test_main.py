@@ -93,6 +93,8 @@ def test_sizes_that_are_a_slip_of_the_pen_are_told(tiering: Any, tmp_path: Path)
 
 def test_demo_on_a_file_is_told(tiering: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    done = tiering("demo", "--endpoint-url", "http://127.0.0.1:9")
+    assert (done.code, "Add --object s3://" in done.err) == (2, True)
     done = tiering("demo", "--dir", tmp_path / "file")
     assert done.code == 2
     assert "Give another --dir" in done.err

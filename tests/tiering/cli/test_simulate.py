@@ -238,6 +238,8 @@ def test_simulate_of_oracle_general_and_of_columns_without_a_header(tiering: Any
         (("web",), 2, "a corpus lies on a tier"),
         (("web", "--on", "lake"), 1, "no tier is called 'lake'"),
         (("web", "--on", "."), 1, "no corpus 'web'"),
+        (("--trace", "t.csv", "--epochs", 3), 2, "--epochs is for a corpus, and a --trace has its own order"),
+        (("--trace", "t.csv", "--world-size", 2), 2, "--world-size is for a corpus"),
         (("--trace", "none.csv"), 1, "no trace 'none.csv'"),
         (
             ("--trace", "t.bin"),

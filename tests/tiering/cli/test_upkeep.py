@@ -67,7 +67,10 @@ def test_verify_repairs_a_catalogue_that_cannot_be_opened(tiering: Any, corpus: 
 def test_verify_of_a_part_says_its_share(tiering: Any, corpus: Corpus) -> None:
     parts = [tiering("verify", "web", "--on", "disk", "--subset", f"{k}/3", "--json") for k in (1, 2, 3)]
     assert sum(part.document["checked"] for part in parts) == len(corpus.contents.named())
-    assert "% of all" in tiering("verify", "web", "--on", "disk", "--subset", "1/3").out
+    told = [tiering("verify", "web", "--on", "disk", "--subset", f"{k}/3").out for k in (1, 2, 3)]
+    assert all("whole in this part" in each and "% of all" in each for each in told)
+    empty = tiering("verify", "web", "--on", "disk", "--subset", "1/1000000")
+    assert "as far as it is in this part: no object is" in " ".join(empty.out.split())
     assert tiering("verify", "web", "--on", "disk", "--subset", "4/3").code == 2
 
 
@@ -96,6 +99,7 @@ def test_gc_prints_what_would_go_and_then_takes_it(tiering: Any, corpus: Corpus,
     assert "unfinished writes removed" in told.out
     assert not [key for key in objects(disk, "dead") if "/.tiering/" not in key]
     assert tiering("gc", "disk", "--older-than", "soon").code == 2
+    assert tiering("gc", "disk", "--quarantine", "2w").code == 0
 
 
 def test_forget_asks_and_refuses_the_last_copy(tiering: Any, corpus: Corpus, lake: Tier) -> None:

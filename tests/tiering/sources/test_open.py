@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tiering.errors import UsageError
+from tiering.errors import TieringError, UsageError
 from tiering.sources.open import open_source
 from tiering.sources.tables import DatasetSource
 from tiering.sources.text import TextSource
@@ -55,3 +55,13 @@ def test_other_formats_never_become_text_unasked(tmp_path: Path, ending: str) ->
         open_source(file)
     assert isinstance(open_source(file, "text"), TextSource)
     assert isinstance(open_source(tmp_path), TextSource)  # a folder of sources may hold anything
+
+
+def test_paths_below_the_home_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("x" * 100)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = open_source(["~/notes.txt"], "text", {"row_tokens": 10})
+    assert source.notes["files"] == 1
+    for odd in ("~nobody-of-that-name/notes.txt", "~"):
+        with pytest.raises(TieringError):
+            open_source(odd, "text")
