@@ -21,6 +21,7 @@ from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
 from tiering.keys import is_control
 from tiering.plan import GET_BYTES, MAX_PARTS, PART_BYTES, PUT_BYTES
 from tiering.room import adding, check_room, refuse_foreign
+from tiering.stores import object as object_store
 from tiering.tier import Speed
 
 
@@ -67,13 +68,18 @@ def test_plan_of_very_large_shards_counts_the_parts_allowed(
 
 @pytest.mark.usefixtures("s3_environment")
 @pytest.mark.parametrize("give_up", [False, True])
-def test_plan_counts_the_requests_for_shards_that_are_made(moto_endpoint: Endpoint, give_up: bool) -> None:
+def test_plan_counts_the_requests_for_shards_that_are_made(
+    moto_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, give_up: bool
+) -> None:
+    for module, name in ((plan_module, "PUT_BYTES"), (object_store, "SINGLE_PUT_BYTES")):
+        assert getattr(module, name) == 64 << 20
+        monkeypatch.setattr(module, name, 9 << 20)
+    noise = np.random.default_rng(3).integers(0, 256, (30, 1 << 20), np.uint8)
     with proxy(moto_endpoint) as relay:
         place = f"s3://{BUCKET}/{secrets.token_hex(8)}"
         source, target = (open_tier(f"{place}/{at}", at, options=relay.endpoint.options()) for at in "ab")
-        noise = np.random.default_rng(3).integers(0, 256, (80, 1 << 20), np.uint8)
-        corpus = ingest({"x": noise}, source, "web", shard_size="70MiB", block_rows=1, progress=False)
-        assert len(corpus.manifest) == 2  # one of them is uploaded in parts
+        corpus = ingest({"x": noise}, source, "web", shard_size="20MiB", block_rows=1, progress=False)
+        assert len(corpus.manifest) == 2  # both are uploaded in parts
         plan = plan_move(corpus, target, release=give_up)
         relay.seen.clear()
         plan.run(progress=False)

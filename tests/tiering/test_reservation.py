@@ -201,15 +201,13 @@ def test_control_objects_are_let_through_beyond_the_capacity() -> None:
     tier.store.write("data", [b"x" * 10])
 
 
-def test_release_is_proven_by_a_tier_whose_capacity_is_used_up(
-    lake: Tier, make_tier: Callable[..., Tier]
-) -> None:
-    corpus = small(lake)
+def test_release_is_proven_by_a_tier_whose_capacity_is_used_up(memory: Tier) -> None:
+    corpus = small(memory)
     full = open_tier(f"memory://{secrets.token_hex(4)}", "full", capacity=1 << 20)
     plan_move(corpus, full).run()
     full.store.write("ballast", [bytes(usage(full).free_bytes or 0)])
     assert usage(full).free_bytes == 0
-    assert release(corpus, lake, copies=[full]) > 0
+    assert release(corpus, memory, copies=[full]) > 0
     assert verify(open_corpus(full, "web")).ok
 
 
