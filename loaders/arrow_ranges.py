@@ -92,8 +92,10 @@ class Ranges:
         Raises:
             UsageError: they are 2 GiB or more, in a type that cannot hold so much.
         """
-        index = pa.array(slots * self._stride + rows)
-        _, offsets, data = pc.array_take(self._rows, index, boundscheck=False).buffers()
+        index = slots * self._stride + rows
+        if has_small_offsets(self.field.type):
+            self._check_items(index)  # before they are copied
+        _, offsets, data = pc.array_take(self._rows, pa.array(index), boundscheck=False).buffers()
         data = pa.py_buffer(b"") if data is None else data
         validity = None
         if self._has_nulls[slots].any():
@@ -104,16 +106,21 @@ class Ranges:
             return _fixed(kind, count, validity, data)
         ends = np.frombuffer(offsets, np.int64, count + 1) // self._item_bytes
         if has_small_offsets(kind):
-            if ends[-1] > _MAX_INT32:
-                raise UsageError(
-                    f"{count} rows of column {self.field.name!r} have {ends[-1]} items, too many for {kind}",
-                    hint="Give a smaller batch_size",
-                )
             ends = ends.astype(np.int32)
         if self._is_bytes:
             return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(ends), data])
         items = _fixed(kind.value_type, int(ends[-1]), None, data)
         return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(ends)], children=[items])
+
+    def _check_items(self, index: Int64s) -> None:
+        starts = self._starts.reshape(-1)
+        items = int(starts[index + 1].sum() - starts[index].sum()) // self._item_bytes
+        if items > _MAX_INT32:
+            column, kind = self.field.name, self.field.type
+            raise UsageError(
+                f"{len(index)} rows of column {column!r} have {items} items, too many for {kind}",
+                hint="Give a smaller batch_size",
+            )
 
     def _find(self, values: pa.Array) -> Int64s | None:
         """Where rows start in the arena, and the last one ends; None where they lie outside of it."""
