@@ -170,7 +170,7 @@ class Loader:
         )
         self._rows_name = name_of(self._order)
         self._open()
-        self.stats = LoaderStats(0, self._bound())
+        self.stats = self.new_stats()
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -184,7 +184,7 @@ class Loader:
         if not self._resume:
             self._position = 0
         self._resume = False
-        self.stats = LoaderStats(self._epoch, self._bound(), self._position // self._step)
+        self.stats = self.new_stats()
         self._tally = Tally()
         self._digest = None
         self._feeds.reader.new_epoch()
@@ -311,6 +311,10 @@ class Loader:
         self._end_loop()
         self._order = order
         self._epoch, self._position, self._resume = wanted.epoch, wanted.position, True
+
+    def new_stats(self) -> LoaderStats:
+        """Numbers of the loop that would begin now."""
+        return LoaderStats(self._epoch, self._bound(), self._position // self._step)
 
     @property
     def _step(self) -> int:

@@ -3,20 +3,21 @@
 Invariant: tensors share the memory of the batch they are made of; what `TorchLoader` hands out is the same,
 batch for batch, for every number of workers.
 
-Nothing else of this project imports torch; import this module only where torch is used.
+Nothing else of this project imports torch, but `torch_workers`, of which this is made; import this only
+where torch is used.
 """
 
 from __future__ import annotations
 
-import copy
-import json
+import itertools
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from loaders.loader import Loader
+from loaders.stats import LoaderStats
+from loaders.tally import Tally
 from tiering.errors import UsageError
 
 try:
@@ -25,30 +26,9 @@ try:
 except ImportError as error:
     raise UsageError("loaders.torch needs torch", hint="pip install 'corpus-tiering[torch]'") from error
 
-_NUMERIC: Final = "biufc"
-_LETTER_BYTES: Final = 4096
-_State = dict[str, Any]
+from loaders.torch_workers import Letters, Part, Parts, State, add, as_it_is, joined, pinned, share, to_torch
 
-
-def to_torch(batch: Any) -> Any:
-    """A batch with tensors in the place of arrays, in dicts, lists and tuples too.
-
-    Tensors share the arrays' memory and have their dtype; cupy arrays become tensors on their GPU. Read-only
-    arrays are copied, because torch would write to them. Text and whatever else torch cannot hold stays as
-    it is. torch stores and converts uint16, uint32 and uint64 and computes little with them: ``x.long()``.
-    """
-    if isinstance(batch, np.ndarray):
-        if batch.dtype.kind not in _NUMERIC:
-            return batch
-        # Without a negative stride, which torch has not; a copy only where there is one.
-        return torch.from_numpy(np.require(batch, requirements=["C", "W"]))
-    if hasattr(batch, "__cuda_array_interface__") and not isinstance(batch, torch.Tensor):
-        return torch.from_dlpack(batch)
-    if isinstance(batch, Mapping):
-        return {name: to_torch(value) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return [to_torch(value) for value in batch]
-    return batch
+__all__ = ["TorchDataset", "TorchLoader", "to_torch"]
 
 
 def _tensors(loader: Loader) -> Iterator[Any]:
@@ -91,7 +71,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
     def __init__(self, loader: Loader) -> None:
         super().__init__()
         self.loader = loader
-        self._letters = _Letters()
+        self._letters = Letters()
         self._read = 0
         self._share: Loader | None = None
 
@@ -107,7 +87,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         self.loader.set_epoch(epoch)
         self._letters.send(self.loader.state_dict())
 
-    def state_dict(self) -> _State:
+    def state_dict(self) -> State:
         """Where the loader stands; in a worker, where the worker does."""
         return self._own().state_dict()
 
@@ -126,7 +106,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
             told = f"a worker process gives no batches on device {self.loader.device!r}"
             raise UsageError(told, hint="Use num_workers=0: the loader reads in threads")
         if self._share is None:
-            self._share = _share(self.loader, worker.id, worker.num_workers, self.loader.batch_size)
+            self._share = share(self.loader, worker.id, worker.num_workers, self.loader.batch_size)
         number, state = self._letters.latest()
         if number != self._read:
             self._read = number
@@ -184,21 +164,22 @@ class TorchLoader:
         self._pins = pin_memory and torch.accelerator.is_available()
         if pin_memory and not self._pins:
             warnings.warn("pin_memory does nothing: torch finds no accelerator", stacklevel=2)
-        self.dataset: TorchDataset | _Parts = TorchDataset(loader)
+        self.dataset: TorchDataset | Parts = TorchDataset(loader)
         self._workers: Any = None
         if num_workers:
-            _share(loader, 0, num_workers, loader.batch_size // num_workers)  # or say what is wrong
-            self.dataset = _Parts(loader)
+            share(loader, 0, num_workers, loader.batch_size // num_workers)  # or say what is wrong
+            self.dataset = Parts(loader)
             self._workers = DataLoader(
                 self.dataset,
                 batch_size=None,
                 num_workers=num_workers,
-                collate_fn=_as_it_is,
+                collate_fn=as_it_is,
                 multiprocessing_context=multiprocessing_context,
                 prefetch_factor=prefetch_factor,
                 persistent_workers=True,
             )
         self._state = loader.state_dict()
+        self._stats = loader.stats
         self._resume = True
         self._loop = object()
 
@@ -208,7 +189,7 @@ class TorchLoader:
 
     def __iter__(self) -> Iterator[Any]:
         batches = self._from_workers() if self.num_workers else _tensors(self.loader)
-        return map(_pinned, batches) if self._pins else batches
+        return map(pinned, batches) if self._pins else batches
 
     @property
     def batch_size(self) -> int:
@@ -225,13 +206,22 @@ class TorchLoader:
         """What has a `set_epoch`, for those who look for it here."""
         return self
 
+    @property
+    def stats(self) -> LoaderStats:
+        """Of the epoch so far, as `Loader.stats`.
+
+        With workers, bytes and bad copies are the sum of theirs up to this batch, and the time that was
+        waited for a batch is all a stall, their transforms included.
+        """
+        return self._stats if self.num_workers else self.loader.stats
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch, or stay where a state was loaded in this very one."""
         if epoch != self.state_dict()["epoch"]:
             self.loader.set_epoch(epoch)
             self._begin_from(self.loader.state_dict())
 
-    def state_dict(self) -> _State:
+    def state_dict(self) -> State:
         """Where it stands, after the last batch it handed out, whatever workers have read ahead."""
         return dict(self._state) if self.num_workers else self.loader.state_dict()
 
@@ -240,7 +230,7 @@ class TorchLoader:
         self.loader.load_state_dict(state)
         self._begin_from(self.loader.state_dict())
 
-    def _begin_from(self, state: _State) -> None:
+    def _begin_from(self, state: State) -> None:
         self._state, self._resume, self._loop = state, True, object()
 
     def _from_workers(self) -> Iterator[Any]:
@@ -249,104 +239,25 @@ class TorchLoader:
             self._state = self._state | {"position": 0}
         self._resume = False
         self.dataset.begin(self._state)
+        self.loader.load_state_dict(self._state)
+        stats = self._stats = self.loader.new_stats()
+        tally, begun, waited = Tally(), time.perf_counter(), 0.0
         parts = iter(self._workers)
-        for first in parts:
-            others = [next(parts) for _ in range(self.num_workers - 1)]
-            self._state, batch = first
-            yield _joined([batch, *(part for _, part in others)])
+        while True:
+            asked = time.perf_counter()
+            whole: list[Part] = list(itertools.islice(parts, self.num_workers))
+            waited += time.perf_counter() - asked
+            if not whole:
+                return
+            self._state = whole[0].state
+            batch = joined([part.batch for part in whole])
+            rows = add(stats, whole)
+            stats.seconds, stats.stall_seconds = time.perf_counter() - begun, waited
+            tally.add(rows, stats.seconds, waited)
+            yield batch
+            del batch, whole
             if self._loop is not loop:
                 raise UsageError(
                     "this loop was ended by a newer one, set_epoch or load_state_dict",
                     hint="Begin a new loop, or make a loader for each loop",
                 )
-
-
-class _Parts(IterableDataset):  # type: ignore[misc]
-    """In each worker, its lanes' rows of every batch of the loader, with the state after that batch."""
-
-    def __init__(self, loader: Loader) -> None:
-        super().__init__()
-        self.loader = loader
-        self._letters = _Letters()
-
-    def begin(self, state: _State) -> None:
-        """Say from where the next loop reads."""
-        self._letters.send(state)
-
-    def __iter__(self) -> Iterator[tuple[_State, Any]]:
-        worker = get_worker_info()
-        own = _share(self.loader, worker.id, worker.num_workers, self.loader.batch_size // worker.num_workers)
-        own.load_state_dict(self._letters.latest()[1])
-        for batch in own:
-            yield own.state_dict(), to_torch(batch)
-
-
-class _Letters:
-    """The latest state that the main process gave its workers, in memory that they share."""
-
-    def __init__(self) -> None:
-        self._memory = torch.zeros(_LETTER_BYTES, dtype=torch.uint8).share_memory_()
-        self._sent = 0
-
-    def send(self, state: Mapping[str, Any]) -> None:
-        """Must be called between epochs: workers look when one begins."""
-        self._sent += 1
-        text = json.dumps([self._sent, dict(state)]).encode()
-        if len(text) > _LETTER_BYTES:
-            raise UsageError(f"a loader state of {len(text)} bytes is too long for workers")
-        self._memory[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self._memory[len(text) :] = 0
-
-    def latest(self) -> tuple[int, _State]:
-        """Its number, from 1, and the state; 0 before the first."""
-        text = self._memory.numpy().tobytes().rstrip(b"\0")
-        number, state = json.loads(text) if text else (0, {})
-        return number, state
-
-
-def _share(loader: Loader, part: int, parts: int, batch_size: int) -> Loader:
-    """A loader of some of this rank's lanes, as of one rank of `parts` times as many."""
-    lanes, world_size = loader.order.lanes, loader.world_size * parts
-    if lanes % world_size:
-        fitting = [count for count in range(1, lanes + 1) if lanes % (loader.world_size * count) == 0]
-        raise UsageError(
-            f"{parts} workers on each of {loader.world_size} ranks do not divide its {lanes} lanes",
-            hint=f"Set num_workers to one of {fitting[:8]}",
-        )
-    own = copy.copy(loader)  # as pickling does: with files and threads of its own
-    own.rank, own.world_size, own.batch_size = loader.rank * parts + part, world_size, batch_size
-    own.load_state_dict(loader.state_dict())  # checked for the new world size
-    return own
-
-
-def _joined(parts: list[Any]) -> Any:
-    """The batch whose rows are those of the parts, one after the other."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, torch.Tensor):
-        return torch.cat(parts)
-    if isinstance(first, np.ndarray):
-        return np.concatenate(parts)
-    if isinstance(first, dict):
-        return {name: _joined([part[name] for part in parts]) for name in first}
-    if isinstance(first, list):
-        return [_joined(list(values)) for values in zip(*parts, strict=True)]
-    raise UsageError(
-        f"a transform gave a {type(first).__name__}, and parts of {len(parts)} workers have to be joined",
-        hint="Give arrays or tensors with rows on axis 0, in dicts or lists; or use one worker",
-    )
-
-
-def _pinned(batch: Any) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.pin_memory()
-    if isinstance(batch, dict):
-        return {name: _pinned(value) for name, value in batch.items()}
-    if isinstance(batch, list):
-        return [_pinned(value) for value in batch]
-    return batch
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

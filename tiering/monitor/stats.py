@@ -89,6 +89,7 @@ class Counters:
         self._lock = threading.Lock()
         self._now = empty()
         self._now["process"] = uuid.uuid4().hex
+        self._adopted: dict[str, Snapshot] = {}
 
     def add_moved(self, tier: str, direction: Direction, nbytes: int) -> None:
         """Count `nbytes` read from, or written to, the tier of that name.
@@ -145,11 +146,21 @@ class Counters:
             moves[name] = MoveProgress(done_bytes=done_bytes, total_bytes=total_bytes)
             trim_moves(moves)
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Count from now on what a process that works for this one has moved, and found in caches.
+
+        Of one process the newest snapshot counts. Its rows do not: whoever hands them out counts them.
+        """
+        with self._lock:
+            before = self._adopted.get(snapshot["process"])
+            if before is None or before["sequence"] < snapshot["sequence"]:
+                self._adopted[snapshot["process"]] = {**snapshot, "loaded": empty()["loaded"]}
+
     def snapshot(self) -> Snapshot:
         """Return a copy of all counters, numbered one higher than the snapshot before."""
         with self._lock:
             self._now["sequence"] += 1
-            copy = merge([self._now])
+            copy = merge([self._now, *self._adopted.values()])
             copy["process"], copy["sequence"] = self._now["process"], self._now["sequence"]
             return copy
 

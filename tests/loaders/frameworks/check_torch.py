@@ -19,7 +19,8 @@ torch: Any = pytest.importorskip(
     "torch", reason="torch is not installed: pip install 'corpus-tiering[torch]'"
 )
 
-from loaders.torch import TorchDataset, TorchLoader, _joined, to_torch  # noqa: E402
+from loaders.torch import TorchDataset, TorchLoader, to_torch  # noqa: E402
+from loaders.torch_workers import joined  # noqa: E402
 
 DTYPES = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
@@ -63,13 +64,13 @@ def test_tensors_stand_where_the_arrays_stood() -> None:
 
 def test_parts_of_a_batch_are_joined_by_rows() -> None:
     parts = [{"x": torch.full((2, 3), 7, dtype=torch.uint16), "y": [np.arange(2)]} for _ in range(2)]
-    found = _joined(parts)
+    found = joined(parts)
     assert found["x"].shape == (4, 3)
     assert found["x"].dtype == torch.uint16
     assert found["y"][0].tolist() == [0, 1, 0, 1]
     with pytest.raises(UsageError, match="a transform gave a str"):
-        _joined(["a", "b"])
-    assert _joined(["a"]) == "a"
+        joined(["a", "b"])
+    assert joined(["a"]) == "a"
 
 
 def test_loader_gives_the_batches_of_the_order_epoch_after_epoch(corpus: Corpus) -> None:

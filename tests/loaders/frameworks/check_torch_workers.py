@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.corpora import promised
 from tests.loaders.frameworks.training import BATCH, LANES, loader, make, numbers
-from tiering import Corpus
+from tiering import Corpus, NodeCache
 from tiering.errors import UsageError
+from tiering.monitor.stats import COUNTERS
 
 torch: Any = pytest.importorskip(
     "torch", reason="torch is not installed: pip install 'corpus-tiering[torch]'"
@@ -63,6 +66,36 @@ def test_workers_of_every_rank_give_its_share_with_short_batches_too(corpus: Cor
     own = loader(corpus, rank=1, world_size=2, drop_last=False)
     batches = TorchLoader(own, num_workers=2, multiprocessing_context="fork")
     assert numbers(batches) == promised(own.order, BATCH, 1, 2, drop_last=False)
+
+
+def test_stats_of_workers_are_those_of_the_loader(corpus: Corpus, tmp_path: Path) -> None:
+    with closing(NodeCache(tmp_path / "cache", "1GB")) as cache:
+        batches = TorchLoader(loader(corpus, cache=cache), num_workers=2, multiprocessing_context="spawn")
+        assert (batches.stats.rows, batches.stats.batches) == (0, 0)
+        before = COUNTERS.snapshot()
+        for number, _ in enumerate(batches, 1):
+            assert (batches.stats.batches, batches.stats.rows) == (number, number * BATCH)
+        alone = loader(corpus)
+        for _ in alone:
+            pass
+        stats = batches.stats
+        assert (stats.epoch, stats.rows) == (0, alone.stats.rows)
+        assert stats.bytes_needed >= alone.stats.bytes_needed  # a block of two workers' lanes is read twice
+        assert stats.bytes_read[corpus.tier.name] > 0
+        assert stats.bytes_fetched > 0
+        assert 0 < stats.stall_seconds <= stats.seconds
+        found = COUNTERS.snapshot()
+        assert found["loaded"]["rows"] - before["loaded"]["rows"] == 2 * stats.rows  # once here, once alone
+        moved = found["moved"][corpus.tier.name]["read"] - before["moved"][corpus.tier.name]["read"]
+        assert moved > alone.stats.bytes_read[corpus.tier.name]
+
+        state = batches.state_dict()
+        batches.load_state_dict(state | {"position": 2 * BATCH // LANES})
+        for _ in batches:
+            pass
+        assert (batches.stats.epoch, batches.stats.passed_batches) == (1, 2)
+        assert batches.stats.hit_ratio == 1.0
+        assert batches.stats.bytes_fetched == 0
 
 
 def test_dataset_in_workers_gives_each_row_once_and_the_rows_of_global_steps(corpus: Corpus) -> None:

@@ -153,3 +153,23 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(UsageError, match="done_bytes is -1"):
         counters.set_move("m", -1, 3)
     assert counters.snapshot()["moved"] == {}
+
+
+def test_counters_adopt_what_workers_moved_and_found_but_not_their_rows() -> None:
+    worker, own = Counters(), Counters()
+    own.add_moved("lake", "read", 5)
+    own.add_loaded(7, 10, 3)
+    worker.add_moved("lake", "read", 100)
+    worker.add_cache(hits=2, hit_bytes=20)
+    worker.add_loaded(50, 60, 6)
+    older = worker.snapshot()
+    worker.add_moved("disk", "write", 9)
+    for snapshot in (worker.snapshot(), older):  # of one process the newest counts, whichever comes last
+        own.adopt(snapshot)
+    found = own.snapshot()
+    assert found["moved"] == {"lake": {"read": 105, "write": 0}, "disk": {"read": 0, "write": 9}}
+    assert found["cache"]["hit_bytes"] == 20
+    assert found["loaded"] == {"rows": 7, "nanoseconds": 10, "stall_nanoseconds": 3}
+    assert (found["process"], found["sequence"]) == (own.snapshot()["process"], 1)
+    own.reset()
+    assert own.snapshot()["moved"] == {}
