@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 from dask.utils import format_bytes
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -78,19 +79,55 @@ def ingest_command(
     session.result({"ok": True, **_facts(corpus)})
 
 
-def ls_command(context: typer.Context, tier: TierArgument) -> None:
-    """List the corpora that a tier holds.
+def ls_command(
+    context: typer.Context,
+    tier: Annotated[str | None, typer.Argument(help="Tier; by default all of the configuration.")] = None,
+) -> None:
+    """List the corpora that a tier holds, or all tiers of the configuration.
 
     Exit codes: 0 all can be read, 3 some cannot, 1 none can; each with its problem.
     """
     session = Session.of(context)
-    place = session.source(tier)
+    if tier is not None:
+        place = session.source(tier)
+        rows = _listed(place)
+        document = {"tier": place.name, "corpora": rows}
+        found = [(place.name, rows)]
+    elif session.config.tiers:
+        found = [(place.name, _listed_if_there(place)) for place in session.config.tiers.values()]
+        document = {"tiers": [{"tier": name, "corpora": rows} for name, rows in found]}
+    else:
+        raise UsageError("no tier is named, nor is one in the configuration", hint="Example: tiering ls lake")
+    every = [row for _, rows in found for row in rows]
+    bad = sum("problem" in row for row in every)
+    empty = "No corpus here. 'tiering ingest' makes one."
+    shown = Group(*(part for name, rows in found for part in _shown(name, rows)))
+    session.result({"ok": not bad, **document}, shown if every else empty)
+    if bad:
+        raise typer.Exit(1 if bad == len(every) else 3)
+
+
+def _listed(place: Tier) -> list[dict[str, Any]]:
+    """The facts of each corpus on a tier, or its problem."""
     rows: list[dict[str, Any]] = []
     for name in catalog.corpora(place.store):
         try:
             rows.append(_facts(open_corpus(place, name)))
         except TieringError as error:
             rows.append({"name": name, "problem": str(error)})
+    return rows
+
+
+def _listed_if_there(place: Tier) -> list[dict[str, Any]]:
+    """The same; a tier that is away, or not made yet, keeps no other one from being told."""
+    try:
+        return _listed(place)
+    except TieringError as error:
+        return [{"name": "", "problem": str(error)}]
+
+
+def _shown(tier: str, rows: Sequence[dict[str, Any]]) -> Iterator[Table | str]:
+    """A table of what can be read, and a line for each problem."""
     table = Table(
         Column("name", overflow="fold"),
         "version",
@@ -98,26 +135,25 @@ def ls_command(context: typer.Context, tier: TierArgument) -> None:
         "rows",
         "bytes",
         "shards",
-        title=f"Corpora on {escape(place.name)}",
+        title=f"Corpora on {escape(tier)}",
     )
     for row in rows:
         if "problem" in row:
-            table.add_row(escape(row["name"]), f"[red]{escape(row['problem'])}")
             continue
-        size = format_bytes(row["bytes"])
         table.add_row(
             escape(row["name"]),
             str(row["version"]),
             row["format"],
             f"{row['rows']:,}",
-            size,
+            format_bytes(row["bytes"]),
             str(row["shards"]),
         )
-    empty = "No corpus here. 'tiering ingest' makes one."
-    bad = sum("problem" in row for row in rows)
-    session.result({"ok": not bad, "tier": place.name, "corpora": rows}, table if rows else empty)
-    if bad:
-        raise typer.Exit(1 if bad == len(rows) else 3)
+    if table.row_count:
+        yield table
+    for row in rows:
+        if "problem" in row:
+            what = f"{row['name']} on {tier}" if row["name"] else tier
+            yield f"[red]{escape(what)}: {escape(row['problem'])}[/]"
 
 
 def show_command(

@@ -130,7 +130,7 @@ def test_verify_of_damage_names_it_and_fails(tiering: Any, ingested: Path) -> No
         (["verify", "rows", "--on", "LAKE", "--scheduler", "10.0.0.1:8786"], 2, "neither on loopback"),
         (["ls", "LAKE", "--config", "none.toml"], 1, "no file 'none.toml'"),
         (["lss"], 2, "No such command"),
-        (["ls"], 2, "Missing argument"),
+        (["ls"], 2, "no tier is named, nor is one in the configuration"),
     ],
 )
 def test_bad_input_gets_one_clear_answer(
@@ -182,3 +182,20 @@ def test_release_makes_no_folder_of_a_proof_that_is_misspelt(
     assert done.code == 1
     assert "does not exist" in done.err
     assert not (tmp_path / "dsik").exists()
+
+
+def test_ls_without_a_tier_lists_all_of_the_configuration(tiering: Any, ingested: Path) -> None:
+    lake, empty = f'[tiers.lake]\nurl = "{ingested}"\n', '[tiers.empty]\nurl = "none"\n'
+    Path("tiering.toml").write_text(lake + empty)
+    done = tiering("ls", "--json")
+    assert (done.code, done.document["ok"]) == (0, True)
+    assert [tier["tier"] for tier in done.document["tiers"]] == ["lake", "empty"]
+    assert [len(tier["corpora"]) for tier in done.document["tiers"]] == [1, 0]
+    assert "Corpora on lake" in tiering("ls").out
+    Path("tiering.toml").write_text(empty)
+    assert "tiering ingest" in tiering("ls").out
+    Path("tiering.toml").write_text(lake + '[tiers.volume]\nurl = "block:///none/volume.img"\n')
+    done = tiering("ls")
+    assert done.code == 3  # one tier that is away keeps no other from being told
+    assert "Corpora on lake" in done.out
+    assert "volume: no folder /none" in done.out
