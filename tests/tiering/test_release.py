@@ -25,6 +25,7 @@ from tiering.claim import claimed
 from tiering.digest import digest
 from tiering.errors import Conflict, LastCopy, Unavailable, UsageError
 from tiering.keys import INTERNAL
+from tiering.stores import file_systems
 from tiering.stores.base import ObjectInfo
 from tiering.stores.file_systems import is_memory
 from tiering.stores.wrappers import Wrapper
@@ -108,7 +109,10 @@ def test_release_needs_as_many_copies_as_asked_for(
     assert without_claims(lake) == {}
 
 
-def test_release_of_a_lasting_copy_is_not_proven_by_memory(lake: Tier, disk: Tier, memory: Tier) -> None:
+def test_release_of_a_lasting_copy_is_not_proven_by_memory(
+    lake: Tier, disk: Tier, memory: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_systems, "is_memory", lambda _path: False)  # wherever this test has its folders
     corpus = small(lake)
     copy_of(corpus, memory)
     assert "memory: in memory, which is gone" in refused(corpus, lake, copies=[memory])
