@@ -20,6 +20,7 @@ from loaders import Loader
 from policies import Order
 from tiering import Corpus, Tier, ingest, open_tier
 from tiering.stores import direct, hurry
+from tiering.stores.file_systems import is_memory
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -148,7 +149,9 @@ def forget_trials(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 
 def has_a_way_past_the_page_cache(folder: Path) -> bool:
-    """Whether files below a folder can be read in a hurry (`tiering.stores.hurry`)."""
+    """Whether files below a folder can be read in a hurry (`tiering.stores.hurry`), and not from memory."""
+    if is_memory(folder):
+        return False
     with tempfile.TemporaryFile(dir=folder) as file:
         told = hurry.is_cached(file.fileno(), 0, 1) is not None
         return told and direct._set_direct(file.fileno(), on=True)
