@@ -318,8 +318,16 @@ def _holder(fd: int) -> str:
 
 def _refuse_attached(path: Path, tier: str | None) -> None:
     """An image that a loop device writes to is held, though no lock on the file says so."""
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(FileNotFoundError):
-            if Path(backing.read_text().rstrip("\n")).samefile(path):
-                hint = f"Use the device, or detach it: losetup -d /dev/{backing.parts[3]}"
-                raise Locked(f"{path} is attached to /dev/{backing.parts[3]}", tier=tier, hint=hint)
+    ours = path.stat()
+    for device in Path("/sys/block").glob("loop*"):
+        try:
+            theirs = Path(_backing_file(device)).stat()
+        except OSError:  # it is detached just now, or of a file that we may not see
+            continue
+        if os.path.samestat(ours, theirs):
+            hint = f"Use the device, or detach it: losetup -d /dev/{device.name}"
+            raise Locked(f"{path} is attached to /dev/{device.name}", tier=tier, hint=hint)
+
+
+def _backing_file(device: Path) -> str:
+    return (device / "loop/backing_file").read_text().rstrip("\n")

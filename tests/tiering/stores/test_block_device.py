@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tiering.errors import (
     Locked,
     UsageError,
 )
+from tiering.stores import block_medium
 from tiering.stores.block import BlockStore, format_volume
 
 MIB = 1 << 20
@@ -97,6 +99,25 @@ def test_device_in_use_is_locked_even_when_forced(device: Path, tmp_path: Path) 
             BlockStore("again", device, index_path=index_path)
         with pytest.raises(Locked):
             BlockStore("reader", device, index_path=index_path, read_only=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENXIO, errno.EACCES, errno.ENOENT])
+def test_image_opens_while_a_loop_device_of_another_is_detached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path, asked = tmp_path / "volume.img", []
+
+    def gone(device: Path) -> str:
+        asked.append(device)
+        raise OSError(number, os.strerror(number), str(device))
+
+    monkeypatch.setattr(block_medium, "_backing_file", gone)
+    format_volume(path, 1 << 20)
+    with BlockStore("blocks", path) as store:
+        store.write("k", [b"v"])
+        assert store.read("k") == b"v"
+    if not asked:
+        pytest.skip("there are no loop devices here")
 
 
 def test_image_attached_to_a_loop_device_is_locked(device: Path, loop_image: Path) -> None:
