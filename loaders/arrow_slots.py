@@ -31,8 +31,8 @@ _ALIGNMENT: Final = 64  # what Arrow asks of the start of a message
 class Pieces:
     """A batch while it is gathered; `len` is its rows."""
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: int, schema: pa.Schema) -> None:
+        self._rows, self._schema = rows, schema
         self._pieces: list[tuple[int, pa.RecordBatch]] = []
 
     def __len__(self) -> int:
@@ -45,6 +45,8 @@ class Pieces:
     def whole(self) -> pa.RecordBatch:
         """All rows, in order."""
         pieces = [piece for _, piece in sorted(self._pieces, key=lambda each: each[0])]
+        if not pieces:  # the last batch of an epoch may have rows on other ranks alone
+            return pa.RecordBatch.from_pylist([], schema=self._schema)
         return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
 
 
@@ -91,7 +93,7 @@ class ArrowSlots:
 
     def new_batch(self, rows: int) -> Batch:
         """See `Slots`."""
-        return {ROWS: Pieces(rows)}
+        return {ROWS: Pieces(rows, self._reader.schema)}
 
     def gather(
         self, batch: Batch, start: int, slots: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]

@@ -170,7 +170,8 @@ def choose_collate(collate: Collate, schema: pa.Schema) -> Callable[[pa.RecordBa
 
 def record_batch(arrays: Arrays) -> pa.RecordBatch:
     """Arrays ``[rows, *shape]`` as a record batch, without a copy where types allow."""
-    return to_table(arrays).to_batches()[0]
+    table = to_table(arrays)
+    return table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
 def gives_rows(collate: Callable[[pa.RecordBatch], Any]) -> bool:
@@ -255,6 +256,8 @@ def _values_and_ends(name: str, values: pa.Array) -> tuple[Array, Array]:
     _refuse_nulls(name, values)
     kind, count = values.type, len(values)
     _, offsets, data = values.buffers()[:3]
+    if not count:  # Arrow may leave out the offsets of none
+        return np.empty(0, _value_dtype(kind)), np.zeros(1, np.int64)
     width: Any = np.int32 if has_small_offsets(kind) else np.int64
     ends: Array = np.frombuffer(offsets, width)[values.offset : values.offset + count + 1].astype(np.int64)
     flat: Array = np.empty(0, _value_dtype(kind))

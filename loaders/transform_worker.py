@@ -28,8 +28,11 @@ Transform = Callable[[Any], Any]
 
 
 def apply(transform: Transform, per_row: bool, batch: Any) -> Any:
-    """What a transform makes of a batch."""
-    return join([transform(row) for row in rows_of(batch)]) if per_row else transform(batch)
+    """What a transform makes of a batch; with `per_row` it is not asked about a batch without rows."""
+    if not per_row:
+        return transform(batch)
+    rows = rows_of(batch)
+    return join([transform(row) for row in rows]) if rows else batch
 
 
 def rows_of(batch: Any) -> list[dict[str, Any]]:

@@ -181,3 +181,35 @@ def test_ragged_columns_want_a_choice_and_a_device_takes_none(corpus: Corpus) ->
         zarr = make_corpus(tier, 64, 8, 2)
         with pytest.raises(UsageError, match="collate = 'stack'"):
             Loader(zarr, 8, collate="stack")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"collate": "arrow"},
+        {"collate": "pad"},
+        {"collate": "pack"},
+        {"collate": Pack(length=16)},
+        {"collate": lambda batch: batch.num_rows},
+        {"collate": "pad", "transform": dict, "per_row": True},
+    ],
+)
+@pytest.mark.parametrize("format_", ["arrow", "zarr"])
+def test_last_batch_without_rows_for_this_rank_is_an_empty_one(
+    tmp_path: Path, format_: str, options: dict[str, Any]
+) -> None:
+    """Else its epoch could never end, and all other ranks would wait for it."""
+    tokens: Any = {"x": np.arange(33 * 4).reshape(33, 4)}
+    if format_ == "arrow":
+        tokens = pa.table({"x": pa.array([[i] * (i % 5) for i in range(33)], pa.list_(pa.int32()))})
+    elif options["collate"] != "arrow":
+        options = {"transform": dict, "per_row": True}
+    tier = open_tier(tmp_path)
+    corpus = ingest(tokens, tier, "c", format=format_, shard_size=16384, block_rows=8, progress=False)
+    for rank in (0, 1):
+        loader = Loader(corpus, 4, drop_last=False, rank=rank, world_size=2, lanes=8, **options)
+        for epoch in range(2):
+            batches = list(loader)
+            assert len(batches) == 5
+            assert loader.stats.rows == 16 + rank
+            assert loader.state_dict()["epoch"] == epoch + 1

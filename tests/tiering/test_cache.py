@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from tests.corpora import make_corpus, memory_corpus, promised, seen
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, content, files_below, held, name_of, put, shard
 from tiering import NodeCache, open_corpus, open_tier
 from tiering.cache import cache
+from tiering.cache.admission import POLICIES
+from tiering.digest import digest
 from tiering.errors import ConfigError, Corrupt, NotFound, Unavailable
 from tiering.monitor.stats import COUNTERS
 
@@ -297,3 +301,14 @@ def test_cache_serves_versions_and_tiers_by_content(make: Make, tmp_path: Path) 
     loader = Loader(open_corpus(other.tier, "same-rows"), 64, cache=nodes)
     assert seen(loader) == promised(loader.order, 64)
     assert loader.stats.bytes_fetched == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_cache_of_any_policy_holds_its_capacity_with_shards_of_any_size(tmp_path: Path, policy: str) -> None:
+    rng = random.Random(policy)
+    shards = [rng.randbytes(rng.choice([16, 50, 64, 100])) for _ in range(40)]
+    with closing(NodeCache(tmp_path, 300, policy)) as cache:
+        for data in rng.choices(shards, k=150):
+            cache.get(digest([data]), len(data), lambda data=data: [data])  # type: ignore[misc]
+            files = [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+            assert cache.status().used_bytes == sum(path.stat().st_size for path in files) <= 300

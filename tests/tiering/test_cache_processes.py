@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.corpora import run_python, start_python
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, on_disk, put
+from tiering import NodeCache
+from tiering.digest import digest
 from tiering.keys import TEMP_PREFIX
 
 
@@ -258,3 +264,71 @@ def test_cache_process_killed_while_it_fills_is_taken_over(make: Make) -> None:
         process.kill()
     assert put(nodes, 1, fetched)
     assert fetched == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_cache_is_shared_with_a_forked_child_as_with_any_other_process(tmp_path: Path) -> None:
+    """SQLite would take locks that a child inherits in memory for the child's own."""
+    cache = NodeCache(tmp_path, 10_000)
+    fill(cache, range(1))
+    (told, tell), (go, said) = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        failed = True
+        try:
+            fill(cache, range(10, 12))
+            os.write(tell, b"x")
+            os.read(go, 1)
+            fill(cache, range(20, 29))
+            failed = cache.status().used_bytes > 10_000 or stored_bytes(tmp_path) > 10_000
+        finally:
+            os._exit(failed)
+    assert os.read(told, 1)
+    cache.close()  # it is the last of this process, and not the last of all
+    with closing(NodeCache(tmp_path, 10_000, "lru")) as other:
+        fill(other, range(30, 39))
+        os.write(said, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        fill(other, range(40, 45))
+        assert other.status().used_bytes <= 10_000
+    assert stored_bytes(tmp_path) <= 10_000
+    for pipe in (told, tell, go, said):
+        os.close(pipe)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_cache_works_at_once_in_children_forked_in_mid_transaction(tmp_path: Path) -> None:
+    with closing(NodeCache(tmp_path, 100_000)) as cache:
+        stop = threading.Event()
+
+        def use() -> None:
+            while not stop.is_set():
+                fill(cache, range(20))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        try:
+            for _ in range(10):
+                child = os.fork()
+                if not child:
+                    failed = True
+                    try:
+                        signal.alarm(60)  # what hangs is ended
+                        fill(cache, range(1))
+                        failed = bool(cache._sick)
+                    finally:
+                        os._exit(failed)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            stop.set()
+            thread.join()
+
+
+def fill(cache: NodeCache, numbers: range) -> None:
+    for number in numbers:
+        data = number.to_bytes(2, "big") * 500
+        cache.get(digest([data]), len(data), lambda data=data: [data])  # type: ignore[misc]
+
+
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / "objects").rglob("*") if path.is_file())

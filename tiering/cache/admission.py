@@ -175,6 +175,9 @@ class Admission:
         policy: Eviction[str] = make(name, sum(nbytes for _name, nbytes in copies))
         for copy, nbytes in copies:
             policy.admit(copy, nbytes)
+        for copy, _nbytes in copies:
+            if copy not in policy:  # some evict though all fit
+                content.evict(db, copy)
         for copy, _nbytes in content.by_use(db):
             policy.hit(copy)
         for victim in policy.resize(room_bytes):

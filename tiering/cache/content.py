@@ -2,10 +2,14 @@
 
 Invariant: `whole` and `filling` entries of the index are the files below ``objects/``, to within what a
 process that was killed just now did; whoever opens the index takes over what a crash kept from it.
+
+No index is open across a fork: SQLite remembers in memory which locks of a file the process has, and a child
+would take its parent's for its own. So a fork waits for transactions, and both open it anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import weakref
@@ -23,6 +27,7 @@ from tiering.stores.file import FileStore
 STORE_NAME: Final = "node cache"
 """The tier that messages and statistics name for copies here."""
 BUSY_SECONDS: Final = 30.0
+_FORK_SECONDS: Final = 60.0  # no transaction takes so long
 SICKNESS: Final = (sqlite3.Error, OSError, TieringError)
 """What a sick disk or index raises."""
 _NEXT_USE: Final = "(SELECT coalesce(max(used), 0) + 1 FROM entries)"
@@ -50,6 +55,7 @@ class Content:
         self._indexes: dict[int, Connection] = {}  # by process
         self._objects: FileStore | None = None
         weakref.finalize(self, _close_own, self._indexes)
+        _all.add(self)
 
     @property
     def files(self) -> FileStore:
@@ -214,3 +220,35 @@ def _close_own(indexes: dict[int, Connection]) -> None:
     index = indexes.pop(os.getpid(), None)
     if index is not None:
         index.close()
+
+
+_all: weakref.WeakSet[Content] = weakref.WeakSet()
+_held: list[Connection] = []
+"""Locked while this process forks."""
+
+
+def _close_for_fork() -> None:
+    for content in list(_all):
+        index = content._indexes.get(os.getpid())
+        if index is not None and index.lock.acquire(timeout=_FORK_SECONDS):
+            _held.append(index)
+            with contextlib.suppress(sqlite3.Error):
+                index.close()
+
+
+def _go_on_after_fork() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+def _begin_anew_in_child() -> None:
+    """With connections, locks and open files of its own."""
+    _held.clear()
+    for content in list(_all):
+        content._indexes.clear()
+        content._objects = None
+
+
+os.register_at_fork(
+    before=_close_for_fork, after_in_parent=_go_on_after_fork, after_in_child=_begin_anew_in_child
+)
