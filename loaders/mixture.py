@@ -228,9 +228,11 @@ class Mixture:
         Raises:
             UsageError: they are no weights of these corpora, or the batch was handed out before.
         """
-        position = self._position if step is None else step_number(step, least=0) * self._stride
-        if position < self._position:
+        number = self.step if step is None else step_number(step, least=0)
+        if number < self.step:
             raise UsageError(f"batch {step} was handed out before; the next one is {self.step}")
+        # From where it stands: a state of another batch size is at no multiple of the stride.
+        position = self._position + (number - self.step) * self._stride
         earlier = [(start, some) for start, some in phases_of(self._order) if start < position]
         self._order = mixed(self._order.orders, [*earlier, (position, listed(weights, self.corpora))])
         self._end_feed()

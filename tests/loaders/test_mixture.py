@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import threading
@@ -373,3 +374,23 @@ def test_mixture_meets_a_damaged_block_as_a_loader_does(tmp_path: Path) -> None:
         check_wide(mixture, 20)
     # Every thread that came upon it says so.
     assert set(mixture.stats.damaged) == {("disk", "c/wide/c/0/0")}
+
+
+def test_mixture_takes_weights_for_its_next_batch_after_a_state_of_another_batch_size(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    rows = {name: {"x": np.arange(64) + start} for name, start in (("a", 0), ("b", 1000))}
+    corpora = {name: ingest(some, tier, name, progress=False) for name, some in rows.items()}
+    small = Mixture(corpora, {"a": 1, "b": 1}, 4, lanes=4)
+    for _ in itertools.islice(small, 3):
+        pass
+    large = Mixture(corpora, {"a": 1, "b": 1}, 8, lanes=4, steps=5)
+    large.load_state_dict(small.state_dict())
+    large.set_weights({"a": 0, "b": 1}, large.step + 1)
+    large.set_weights({"a": 1, "b": 0}, large.step)
+    assert (next(iter(large))["x"] < 1000).all()
+    with pytest.raises(UsageError, match="was handed out before"):
+        large.set_weights({"a": 0, "b": 1}, large.step - 1)
+    large.set_weights({"a": 0, "b": 1}, large.step + 1)
+    first, second = itertools.islice(large, 2)
+    assert (first["x"] < 1000).all()
+    assert (second["x"] >= 1000).all()

@@ -104,11 +104,12 @@ import os, sys, threading, warnings
 from pathlib import Path
 from tests.tiering.cache_tools import NBYTES, held, name_of, put, shard
 from tiering import NodeCache
-from tiering.cache import cache
+from tiering.cache import cache, content
 
 warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads is what is tested
 nodes = NodeCache(Path(sys.argv[1]), 10 * NBYTES)
 put(nodes, 1)
+content._FORK_SECONDS = 0.1  # a fork waits for a transaction, but not for ever
 inside, leave = threading.Event(), threading.Event()
 
 def hold():
