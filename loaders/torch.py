@@ -249,6 +249,8 @@ class TorchLoader:
             waited += time.perf_counter() - asked
             if not whole:
                 return
+            if len(whole) < self.num_workers:
+                raise AssertionError("all workers have as many batches")
             self._state = whole[0].state
             batch = joined([part.batch for part in whole])
             rows = add(stats, whole)

@@ -137,8 +137,8 @@ def manifest_bytes(store: Store, name: str, entry: Record) -> Buffer:
     """
     key = manifest_key(name, entry.manifest)
     hint = (
-        "'tiering verify --repair' takes it from another tier; where this was the last copy,"
-        f" 'tiering forget {name} --last-copy' clears what is left"
+        f"'tiering verify {name} --on {store.name} --repair' takes it from another tier; where this was the"
+        f" last copy, 'tiering forget {name} --on {store.name} --last-copy' clears what is left"
     )
     try:
         nbytes = store.stat(key).nbytes

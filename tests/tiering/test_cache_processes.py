@@ -17,6 +17,7 @@ import pytest
 from tests.corpora import run_python, start_python
 from tests.tiering.cache_tools import NBYTES, Make, caches_in, files_below, held, on_disk, put
 from tiering import NodeCache
+from tiering.cache import content
 from tiering.digest import digest
 from tiering.keys import TEMP_PREFIX
 
@@ -323,6 +324,30 @@ def test_cache_works_at_once_in_children_forked_in_mid_transaction(tmp_path: Pat
         finally:
             stop.set()
             thread.join()
+
+
+def test_thread_that_forked_leaves_alone_what_another_holds_to_fork(tmp_path: Path) -> None:
+    with closing(NodeCache(tmp_path, 100_000)) as cache:
+        fill(cache, range(1))
+        lock = cache._content.connection.lock
+        held, go = threading.Event(), threading.Event()
+
+        def fork() -> None:
+            content._close_for_fork()
+            held.set()
+            go.wait()
+            content._go_on_after_fork()
+
+        content._close_for_fork()
+        thread = threading.Thread(target=fork)
+        thread.start()
+        content._go_on_after_fork()
+        assert held.wait(60)
+        content._go_on_after_fork()
+        assert lock.locked()
+        go.set()
+        thread.join()
+        assert not lock.locked()
 
 
 def fill(cache: NodeCache, numbers: range) -> None:

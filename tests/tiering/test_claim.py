@@ -81,6 +81,15 @@ def test_claim_of_a_dead_process_does_not_count(memory: Tier) -> None:
         assert list(objects(memory)) == [f"{FOLDER}/00000005.json"]
 
 
+def test_claim_of_a_process_that_dies_while_it_is_looked_at_keeps_nobody_out(
+    memory: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(memory, 1, A, dead())
+    monkeypatch.setattr(Claim, "counts", True)  # it lived when that was asked
+    with claimed(memory.store, "web", B, shared=False):
+        pass
+
+
 def test_claim_of_another_machine_keeps_other_intents_out_alone(memory: Tier) -> None:
     put(memory, 1, A, elsewhere())
     with pytest.raises(Conflict, match="another machine or container") as caught:

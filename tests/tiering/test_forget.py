@@ -156,7 +156,7 @@ def test_forget_of_a_last_copy_that_nobody_can_read_clears_it(
         with pytest.raises((Corrupt, FormatError)) as caught:
             forget(lake, "text", **options)
         if "manifest" in spoilt:
-            assert "tiering forget text --last-copy" in str(caught.value)
+            assert "tiering forget text --on lake --last-copy" in str(caught.value)
         assert without_claims(lake) == before
     assert forget(lake, "text", last_copy=True) > newer.nbytes
     assert set(without_claims(lake)) == kept

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -223,27 +224,35 @@ def _close_own(indexes: dict[int, Connection]) -> None:
 
 
 _all: weakref.WeakSet[Content] = weakref.WeakSet()
-_held: list[Connection] = []
-"""Locked while this process forks."""
+
+
+class _Forking(threading.local):
+    """Connections that this thread keeps locked while it forks; another thread may fork as well."""
+
+    def __init__(self) -> None:
+        self.held: list[Connection] = []
+
+
+_forking = _Forking()
 
 
 def _close_for_fork() -> None:
-    for content in list(_all):
+    for content in sorted(_all, key=id):  # two threads that fork wait for each other in one order
         index = content._indexes.get(os.getpid())
         if index is not None and index.lock.acquire(timeout=_FORK_SECONDS):
-            _held.append(index)
+            _forking.held.append(index)
             with contextlib.suppress(sqlite3.Error):
                 index.close()
 
 
 def _go_on_after_fork() -> None:
-    while _held:
-        _held.pop().lock.release()
+    while _forking.held:
+        _forking.held.pop().lock.release()
 
 
 def _begin_anew_in_child() -> None:
     """With connections, locks and open files of its own."""
-    _held.clear()
+    _forking.held.clear()
     for content in list(_all):
         content._indexes.clear()
         content._objects = None

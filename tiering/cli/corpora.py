@@ -94,7 +94,7 @@ def ls_command(
         document = {"tier": place.name, "corpora": rows}
         found = [(place.name, rows)]
     elif session.config.tiers:
-        found = [(place.name, _listed_if_there(place)) for place in session.config.tiers.values()]
+        found = [(name, _listed_if_there(session, name)) for name in session.config.tiers]
         document = {"tiers": [{"tier": name, "corpora": rows} for name, rows in found]}
     else:
         raise UsageError("no tier is named, nor is one in the configuration", hint="Example: tiering ls lake")
@@ -118,10 +118,10 @@ def _listed(place: Tier) -> list[dict[str, Any]]:
     return rows
 
 
-def _listed_if_there(place: Tier) -> list[dict[str, Any]]:
+def _listed_if_there(session: Session, tier: str) -> list[dict[str, Any]]:
     """The same; a tier that is away, or not made yet, keeps no other one from being told."""
     try:
-        return _listed(place)
+        return _listed(session.source(tier))
     except TieringError as error:
         return [{"name": "", "problem": str(error)}]
 

@@ -185,7 +185,8 @@ def test_release_makes_no_folder_of_a_proof_that_is_misspelt(
 
 
 def test_ls_without_a_tier_lists_all_of_the_configuration(tiering: Any, ingested: Path) -> None:
-    lake, empty = f'[tiers.lake]\nurl = "{ingested}"\n', '[tiers.empty]\nurl = "none"\n'
+    lake, empty = f'[tiers.lake]\nurl = "{ingested}"\n', '[tiers.empty]\nurl = "empty"\n'
+    Path("empty").mkdir()
     Path("tiering.toml").write_text(lake + empty)
     done = tiering("ls", "--json")
     assert (done.code, done.document["ok"]) == (0, True)
@@ -199,3 +200,8 @@ def test_ls_without_a_tier_lists_all_of_the_configuration(tiering: Any, ingested
     assert done.code == 3  # one tier that is away keeps no other from being told
     assert "Corpora on lake" in done.out
     assert "volume: no folder /none" in done.out
+    Path("empty").rmdir()
+    Path("tiering.toml").write_text(empty)
+    done = tiering("ls", "--json")
+    assert (done.code, done.document["ok"]) == (1, False)  # a disk that is not mounted is no empty tier
+    assert "a folder that does not exist" in done.document["tiers"][0]["corpora"][0]["problem"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tiering.errors import CapacityExceeded, Conflict, TieringError, Unavailable
-from tiering.stores import file, file_tree
+from tiering.errors import CapacityExceeded, Conflict, TieringError, Unavailable, UsageError
+from tiering.stores import file, file_systems, file_tree
 from tiering.stores.file import FileStore
 
 BIG = 9 << 20
@@ -208,6 +208,18 @@ def test_write_begins_anew_after_a_stale_handle_but_not_once_its_name_may_be_giv
             store.write("other", [b"bytes"], if_absent=True)
     assert [info.key for info in store.list()] == ["k"]
     assert temps(store) == []
+
+
+def test_file_system_that_cannot_be_seen_is_a_typed_error(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(store.root))
+
+    monkeypatch.setattr(file_systems, "_opened", refuse)
+    for ask in (store.free_bytes, store.is_volatile):
+        with pytest.raises(UsageError, match="Permission denied at"):
+            ask()
 
 
 def test_free_bytes_is_what_this_user_may_use(store: FileStore) -> None:
