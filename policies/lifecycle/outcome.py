@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -78,30 +79,60 @@ class Outcome:
         return int((self.added | self.removed).any(axis=1).sum())
 
     def steps(self) -> Iterator[Step]:
-        """What to do, in an order in which every step finds what it needs: copies, moves, then what goes."""
+        """What to do, in an order in which every step finds what it needs: copies, moves, then what goes.
+
+        Of what goes, that comes first which wants the most copies to remain.
+        """
         rules, tiers = self._rules.rules, self.catalogue.tiers
-        added, removed = self.added, self.removed
-        moves = np.array([rule.action == "move" for rule in rules])
-        leaving = removed & moves[self._picture.by_removal]
-        nth_leaving, nth_added = leaving.cumsum(axis=1) * leaving, added.cumsum(axis=1) * added
-        moved = np.minimum(leaving.sum(axis=1), added.sum(axis=1))
-        plain = added & (nth_added > moved[:, None])
+        added, moves = self.added, self._moves
+        nth_leaving, nth_added = moves.cumsum(axis=1), added.cumsum(axis=1) * added
+        plain = added & (nth_added > moves.sum(axis=1)[:, None])
         for row, column in np.argwhere(plain).tolist():
             source = tiers[int(self.catalogue.present[row].argmax())]
             rule = rules[self._picture.by_add[row, column]]
             yield Step("copy", row, source, tiers[column], rule.name, rule.min_copies)
-        pairs = removed & (nth_leaving > 0) & (nth_leaving <= moved[:, None])
-        for row, column in np.argwhere(pairs).tolist():
+        for row, column in np.argwhere(moves).tolist():
             target = int((nth_added[row] == nth_leaving[row, column]).argmax())
-            yield self._removal("move", row, column, tiers[target])
-        for row, column in np.argwhere(removed & ~pairs).tolist():
-            action = rules[self._picture.by_removal[row, column]].action
-            yield self._removal("forget" if action == "forget" else "release", row, column, None)
+            rule = rules[self._picture.by_removal[row, column]]
+            yield Step("move", row, tiers[column], tiers[target], rule.name, rule.min_copies)
+        for (row, column), number in self._ends.items():
+            kind: Kind = "forget" if rules[number].action == "forget" else "release"
+            yield Step(kind, row, tiers[column], None, rules[number].name, self._must_remain(number, row))
 
-    def _removal(self, kind: Kind, row: int, column: int, target: str | None) -> Step:
-        rule = self._rules.rules[self._picture.by_removal[row, column]]
-        least = int(self._needed[row]) if kind == "release" else rule.min_copies
-        return Step(kind, row, self.catalogue.tiers[column], target, rule.name, least)
+    @cached_property
+    def _moves(self) -> Bools:
+        """Copies that go as others of their item come, bool [N, T]: those that a move took, from the left."""
+        moves = np.array([rule.action == "move" for rule in self._rules.rules])
+        leaving = self.removed & moves[self._picture.by_removal]
+        pairs: Bools = leaving & (leaving.cumsum(axis=1) <= self.added.sum(axis=1)[:, None])
+        return pairs
+
+    @cached_property
+    def _ends(self) -> dict[tuple[int, int], int]:
+        """The copies that go and are not moved, by row and column, each with the rule that ends it, in order.
+
+        That is the rule that took it or, where fewer copies remain by then than that one keeps, the rule that
+        keeps the fewest of those that took a copy of the item: a copy is forgotten where another rule had
+        sent it.
+        """
+        ends = {}
+        takers = self._picture.by_removal
+        going = self.removed & ~self._moves
+        for row in np.flatnonzero(going.any(axis=1)).tolist():
+            columns = np.flatnonzero(going[row]).tolist()
+            columns.sort(key=lambda column: -self._must_remain(takers[row, column], row))
+            last = min(takers[row][takers[row] >= 0].tolist(), key=lambda rule: self._must_remain(rule, row))
+            remaining = int((self.present[row] | going[row]).sum())
+            for column in columns:
+                remaining -= 1
+                own = int(takers[row, column])
+                ends[row, column] = own if self._must_remain(own, row) <= remaining else last
+        return ends
+
+    def _must_remain(self, number: int, row: int) -> int:
+        """How many copies of an item a rule keeps where it makes them fewer."""
+        rule = self._rules.rules[number]
+        return rule.min_copies if rule.action == "forget" else max(int(self._needed[row]), rule.min_copies)
 
     def explain(self, name: str, version: int | None = None) -> list[Verdict]:
         """For each copy of an item, what each rule does with it and why, in the order of the rules.
@@ -134,7 +165,7 @@ class Outcome:
         if rule.action == "copy" and rule.to is not None:
             target = self.catalogue.tiers.index(rule.to)
             return bool(self._picture.by_add[row, target] == number)
-        return bool(self._picture.by_removal[row, column] == number)
+        return self._ends.get((row, column), int(self._picture.by_removal[row, column])) == number
 
     @property
     def _before(self) -> Picture:

@@ -93,6 +93,27 @@ def test_keep_newest_counts_versions_that_are_there() -> None:
     assert "kept as one of the newest 2 versions" in str(outcome.explain("a", 2)[0])
 
 
+def test_a_copy_that_one_rule_moves_and_another_forgets_is_forgotten_where_it_is() -> None:
+    held = catalogue({"name": "a", "version": 1, "on": "disk"}, {"name": "a", "version": 2, "on": "lake"})
+    drop = {"action": "forget", "keep_newest": 1, "min_copies": 0}
+    outcome = apply_rules(rules(COOL, drop), held, NOW)
+    assert told(outcome) == ["forget a disk"]
+    assert [(step.rule, step.min_copies) for step in outcome.steps()] == [("r1", 0)]
+    assert [(verdict.rule, verdict.applies) for verdict in outcome.explain("a", 1)] == [
+        ("r0", False),
+        ("r1", True),
+    ]
+
+
+def test_what_wants_more_copies_to_remain_goes_first() -> None:
+    held = catalogue({"name": "a", "version": 1, "on": "archive disk lake"}, {"name": "a", "version": 2})
+    some = rules(
+        {"action": "release", "tier": "lake", "min_copies": 2},
+        {"action": "forget", "tier": "archive", "keep_newest": 1},
+    )
+    assert told(apply_rules(some, held, NOW)) == ["release a lake", "forget a archive"]
+
+
 def test_forget_leaves_a_copy_unless_told_otherwise() -> None:
     held = catalogue({"name": "a", "version": 1, "on": "disk lake"}, {"name": "a", "version": 2})
     assert told(apply_rules(rules({"action": "forget", "keep_newest": 1}), held, NOW)) == ["forget a disk"]
@@ -347,10 +368,21 @@ rows_ = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(tables(), min_size=1, max_size=4), rows_, st.integers(5, 40))
+forgets = st.fixed_dictionaries(
+    {"action": st.just("forget"), "keep_newest": st.just(1), "min_copies": st.integers(0, 2)}
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(tables(), min_size=1, max_size=4)
+    | st.tuples(tables(), forgets)
+    | st.tuples(tables(), tables(), forgets),
+    rows_,
+    st.integers(5, 40),
+)
 def test_rules_come_to_rest_and_never_take_the_last_copies(
-    some: list[dict[str, Any]], rows: list[dict[str, Any]], room: int
+    some: Sequence[dict[str, Any]], rows: list[dict[str, Any]], room: int
 ) -> None:
     try:
         loaded = rules(*some)

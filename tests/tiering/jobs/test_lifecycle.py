@@ -179,6 +179,21 @@ def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path
     assert verify(open_corpus(lake, "text")).ok
 
 
+def test_version_that_one_rule_moves_and_another_forgets_is_forgotten(tmp_path: Path) -> None:
+    lake = open_tier(tmp_path / "lake", "lake")
+    small_arrow(lake, rows=24)
+    newer = small_arrow(open_tier(tmp_path / "disk", "disk"), rows=20)
+    catalog.publish(lake.store, "text", 2, newer.contents, newer.contents.encode())
+    away = 'name = "away"\naction = "move"\ntier = "lake"\nto = "archive"\n'
+    old = 'name = "old"\naction = "forget"\nkeep_newest = 1\nmin_copies = 0\n'
+    results = run(job(tmp_path, away, old, extra='tiers = ["archive", "lake"]\n'))
+    assert [(r.job, r.status) for r in results] == [
+        ("nightly: move text v2 lake to archive", "done"),
+        ("nightly: forget text v1 from lake", "done"),
+    ]
+    assert catalog.versions(lake.store, "text") == []
+
+
 def test_release_of_a_copy_whose_proof_is_damaged_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "disk", "web")
     corpus = open_corpus(open_tier(tmp_path / "disk", "disk"), "web")
