@@ -99,6 +99,21 @@ def claimed(
         line.give_back(claim)
 
 
+def check_held(store: Store, name: str, claim: Claim) -> None:
+    """Raise `Conflict` where a claim is not held any more: its tasks may outlive the process that made it.
+
+    Whoever claims the name after that deletes it.
+    """
+    found = claims(store, name).read(claim.number)
+    if found is None or found.token != claim.token or found.released or found.owner.is_dead():
+        raise Conflict(
+            f"the claim on corpus {name!r} under which this is written is not held any more",
+            tier=store.name,
+            key=f"{name}/{INTERNAL}/claims/{claim.number:08d}.json",
+            hint="Its process has ended; start again what it did",
+        )
+
+
 @contextmanager
 def version_held(target: Tier, name: str, record: Record) -> Iterator[None]:
     """Hold `name` on a tier for this version; raises `Conflict` where the version is another one there."""

@@ -16,7 +16,7 @@ from distributed import Client
 
 from tiering import catalog
 from tiering.claim import claimed
-from tiering.corpus import open_corpus
+from tiering.corpus import Corpus, open_corpus
 from tiering.digest import digest
 from tiering.errors import Corrupt, FormatError, UnsupportedVersion, UsageError
 from tiering.keys import INTERNAL
@@ -60,16 +60,23 @@ def forget(
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
     if version is None and last_copy and not _is_readable(tier, name):
         return _clear(tier, name)
-    newest = catalog.head(tier.store, name).version
-    wanted = catalog.versions(tier.store, name) if version is None else [version]
-    # The newest goes last: until then it is what readers find.
-    doomed = [open_corpus(tier, name, number, others=tuple(copies)) for number in wanted]
-    intent = digest(f"forget {doomed[-1].record.manifest}".encode())
+    last = _wanted(tier, name, version, copies)[-1]
+    intent = digest(f"forget {last.record.manifest}".encode())
     with contextlib.ExitStack() as held:
-        held.enter_context(name_held(doomed[-1], tier, intent, "forgotten"))
-        if newest in wanted and not last_copy:
+        held.enter_context(name_held(last, tier, intent, "forgotten"))
+        doomed = _wanted(
+            tier, name, version, copies
+        )  # again: others may have forgotten some before we held it
+        if doomed[-1].version == catalog.head(tier.store, name).version and not last_copy:
             held.enter_context(proven(doomed[-1], tier, min_copies=min_copies, copies=copies, client=client))
         return sum(drop_version(corpus, tier) for corpus in doomed)
+
+
+def _wanted(tier: Tier, name: str, version: int | None, copies: Sequence[Tier]) -> list[Corpus]:
+    """The versions that are to go, the newest last: until then it is what readers find."""
+    catalog.head(tier.store, name)  # NotFound where there is no such corpus
+    wanted = catalog.versions(tier.store, name) if version is None else [version]
+    return [open_corpus(tier, name, number, others=tuple(copies)) for number in wanted]
 
 
 def _is_readable(tier: Tier, name: str) -> bool:

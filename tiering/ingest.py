@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from distributed import Client
 
 from tiering import catalog
 from tiering.arguments import need
-from tiering.claim import claimed
+from tiering.claim import Claim, check_held, claimed
 from tiering.corpus import Corpus, open_corpus
 from tiering.digest import CRC_BYTES, digest
 from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
@@ -30,7 +30,7 @@ from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard, index_byte
 from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
 from tiering.progress import track
 from tiering.room import Hold, check_room, refuse_foreign, room_held
-from tiering.schema import columns_of, to_arrays, to_table
+from tiering.schema import as_told, columns_of, to_arrays, to_table
 from tiering.sizes import parse_size
 from tiering.sources.base import Source, Values
 from tiering.sources.open import open_source
@@ -55,6 +55,8 @@ class Target:
     block_rows: int
     layout: ZarrLayout | None
     """Layout of a Zarr corpus; None for Arrow."""
+    claim: Claim | None = None
+    """Under which it is written."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -150,7 +152,8 @@ def ingest(
     refuse_foreign(tier, name, [info.key for info in tier.store.list(name)])
     ledger = _Ledger(target, rows.row_bytes)
     check_room(tier, name, ledger.final, ledger.shard_bytes)
-    with claimed(tier.store, name, intent, shared=False):
+    with claimed(tier.store, name, intent, shared=False) as claim:
+        target = replace(target, claim=claim)
         done = _published(target, intent)  # by a process that was at work when we first looked
         if done is not None and not done.absent():
             return done
@@ -264,6 +267,8 @@ def write_shard(part: Any, target: Target, number: int) -> list[Entry]:
     entries = []
     for column, key, shard in _encode(values, target, number):
         expected = digest(shard.buffers)
+        if target.claim is not None:
+            check_held(target.tier.store, target.name, target.claim)
         put_verified(target.tier.store, f"{target.name}/{key}", shard.buffers, shard.nbytes, expected)
         entries.append(
             {
@@ -284,7 +289,7 @@ def write_shard(part: Any, target: Target, number: int) -> list[Entry]:
 def _encode(values: Values, target: Target, number: int) -> Iterator[tuple[str, str, EncodedShard]]:
     """Column, key and bytes of each object of a shard, one at a time."""
     if target.layout is None:
-        table = values if isinstance(values, pa.Table) else to_table(values)
+        table = values if isinstance(values, pa.Table) else to_table(as_told(values, target.schema))
         yield "", f"part-{number:06d}.arrow", arrow.encode_shard(table.cast(target.schema), target.block_rows)
         return
     arrays = to_arrays(values) if isinstance(values, pa.Table) else values

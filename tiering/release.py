@@ -22,6 +22,7 @@ from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import LastCopy, TieringError, UsageError
 from tiering.keys import INTERNAL
+from tiering.room import refuse_foreign
 from tiering.scrub import verify
 from tiering.stores.base import ObjectInfo
 from tiering.tier import Tier, need_tier, need_tiers
@@ -54,7 +55,8 @@ def release(
 
     Raises:
         LastCopy: too few verified copies remain; nothing was deleted.
-        Conflict: another corpus has this name on `tier`, or somebody is at work on it there.
+        Conflict: another corpus has this name on `tier`, or somebody is at work on it there; or what lies
+            there is not of a corpus.
     """
     need_corpus(corpus)
     need_tier(tier)
@@ -62,8 +64,10 @@ def release(
     min_copies = whole(min_copies, "min_copies", "min_copies=1")
     if tier.read_only:
         raise UsageError("the tier is read-only", tier=tier.name, hint="Open it without read_only")
-    if not catalog.is_published(tier.store, corpus.name, corpus.version) and not _belonging(corpus, tier):
-        return 0
+    if not catalog.is_published(tier.store, corpus.name, corpus.version):
+        refuse_foreign(tier, corpus.name, [info.key for info in tier.store.list(corpus.name)])
+        if not _belonging(corpus, tier):
+            return 0
     intent = digest(f"release {corpus.record.manifest}".encode())
     with (
         name_held(corpus, tier, intent, "released"),

@@ -94,6 +94,23 @@ def to_table(arrays: Arrays) -> pa.Table:
     return pa.Table.from_arrays(data, schema=schema)
 
 
+def as_told(arrays: Arrays, schema: pa.Schema) -> Arrays:
+    """The arrays, which must have the dtypes and row shapes of a schema: a cast could lose values.
+
+    Raises:
+        UsageError: they have others.
+    """
+    for column in columns_of(schema):
+        array = arrays[column.name]
+        if (array.dtype.newbyteorder("<"), array.shape[1:]) != (column.dtype, column.shape):
+            raise UsageError(
+                f"column {column.name!r} has rows of {array.dtype} {array.shape[1:]}, and its source said"
+                f" {column.dtype} {column.shape}",
+                hint="Give a Dask array whose meta is that of its chunks: array.map_blocks(..., dtype=...)",
+            )
+    return arrays
+
+
 def _field_of(column: ZarrColumn) -> pa.Field:
     name = column.dtype.name
     kind = pa.list_(_COMPLEX[name], 2) if name in _COMPLEX else pa.from_numpy_dtype(column.dtype)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiering.corpora import dead, objects, python, wrapped
 from tiering import Tier, process
-from tiering.claim import Claim, claimed, claims
+from tiering.claim import Claim, check_held, claimed, claims
 from tiering.digest import Buffer, digest
 from tiering.errors import Conflict, Corrupt, FormatError, Locked, Unavailable, UnsupportedVersion
 from tiering.process import ProcessId
@@ -266,3 +266,19 @@ def test_claim_of_a_process_that_was_killed_is_taken_over(lake: Tier) -> None:
         child.wait()
         with claimed(lake.store, "web", B, shared=False), wrapped(lake, Wrapper(lake.store)):
             pass
+
+
+def test_a_task_that_outlives_its_claim_writes_nothing(lake: Tier) -> None:
+    name, intent = "web", digest(b"one")
+    with claimed(lake.store, name, intent, shared=False) as claim:
+        check_held(lake.store, name, claim)
+    with pytest.raises(Conflict, match="not held any more"):
+        check_held(lake.store, name, claim)
+    left = replace(claim, owner=dead())
+    lake.store.write(claims(lake.store, name).key(left.number), [left.encode()])
+    with pytest.raises(Conflict, match="not held any more"):
+        check_held(lake.store, name, left)
+    with claimed(lake.store, name, digest(b"two"), shared=False) as other:
+        with pytest.raises(Conflict, match="not held any more"):
+            check_held(lake.store, name, left)
+        check_held(lake.store, name, other)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -179,3 +181,23 @@ def test_nothing_of_a_tier_inside_of_a_corpus_is_taken_for_the_corpus_s(
     small(lake)  # an ingest sweeps what a killed one left
     assert verify(inner).ok
     assert verify(corpus).ok
+
+
+def test_forget_of_an_old_version_that_became_the_newest_meanwhile_needs_proof(
+    lake: Tier, disk: Tier, two: tuple[Corpus, Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = two
+    plan_move(newer, disk).run()
+    module: Any = sys.modules["tiering.forget"]
+    real, others = module.name_held, [lambda: forget(lake, "text", 2, copies=[disk])]
+
+    def held(*given: Any) -> Any:  # another process runs to its end before we hold the name
+        if others:
+            others.pop()()
+        return real(*given)
+
+    monkeypatch.setattr(module, "name_held", held)
+    with pytest.raises(LastCopy, match="0 verified copies elsewhere"):
+        forget(lake, "text", 1)
+    assert catalog.versions(lake.store, "text") == [1]
+    assert verify(older).ok

@@ -280,3 +280,13 @@ def test_release_of_a_tier_that_is_full_makes_room(lake: Tier, disk: Tier) -> No
     with wrapped(lake, Full(lake.store, 0)):
         assert release(corpus, lake, copies=[disk]) > 0
     assert without_claims(lake) == {}
+
+
+def test_release_leaves_what_somebody_else_put_in_the_place_of_a_shard(lake: Tier, disk: Tier) -> None:
+    corpus = small(lake)
+    key = corpus.key(corpus.manifest["key"][0].as_py())
+    disk.store.write(key, [b"mine"])
+    with pytest.raises(Conflict, match="not of a corpus"):
+        release(corpus, disk)
+    assert disk.store.read(key) == b"mine"
+    assert [info.key for info in disk.store.list()] == [key]

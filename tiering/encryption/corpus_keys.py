@@ -100,16 +100,16 @@ class CorpusKeys:
             )
         return known
 
-    def for_writing(self, scope: str, *, again: bool) -> CorpusKey:
-        """The key of a folder, made where nothing is there yet; with `again`, looked at again if known.
+    def for_writing(self, scope: str) -> CorpusKey:
+        """The key of a folder, made where nothing is there yet.
+
+        One that is known is looked at again: others may have destroyed it, and what it encrypts nobody reads.
 
         Raises:
             ConfigError: the user's key does not open it, or the folder is not encrypted.
             Corrupt: it is damaged, or gone and the folder is not empty.
         """
         known = self._known.get(scope)
-        if known is not None and not again:
-            return known
         document = read_document(self._store, scope)
         if document is None:
             with self._making:

@@ -136,7 +136,18 @@ class Keyring:
 
     def _wrap(self, corpus: str, key_id: str, key: bytes) -> KeyDocument:
         kek = self._find(ENCRYPTION_OPTIONS[0])
-        return KeyDocument(corpus, key_id, kek.id, kek.wrap(key, _aad(corpus, key_id, kek.id)))
+        document = KeyDocument(corpus, key_id, kek.id, kek.wrap(key, _aad(corpus, key_id, kek.id)))
+        # Before it takes the place of one that can be opened: who may encrypt perhaps may not decrypt.
+        try:
+            unwrapped = kek.unwrap(document.wrapped, document.aad)
+        except Unauthentic:
+            unwrapped = None
+        if unwrapped != key:
+            raise ConfigError(
+                f"{self._where}: {kek.id} does not unwrap the corpus key that it has just wrapped",
+                hint="Nothing was changed; look at that key, or at what wraps by it",
+            )
+        return document
 
     def _unwrap(self, document: KeyDocument, corpus: str) -> bytes:
         if document.corpus != corpus:

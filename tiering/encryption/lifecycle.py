@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tiering import process
-from tiering.claim import claimed
+from tiering.claim import claimed, claims
 from tiering.digest import digest
 from tiering.encryption.corpus_keys import read_document
 from tiering.encryption.frames import MAGIC, is_ciphertext
@@ -62,8 +62,11 @@ def rotate_key(tier: Tier, name: str) -> bool:
     """
     layer = _writable(tier)
     _document(layer.inner, validate_name(name))
-    with claimed(tier.store, name, digest(b"rotate"), shared=False):
+    with claimed(tier.store, name, digest(b"rotate"), shared=False) as claim:
         rotated = _rewrap(layer, name)
+        if not layer.inner.exists(claims(tier.store, name).key(claim.number)):
+            _destroy(layer.inner, key_object(name))
+            raise Conflict("the corpus was shredded meanwhile", tier=tier.name, key=key_object(name))
     if read_document(layer.inner, INTERNAL) is not None:
         line = reservations(tier.store)
         # Of no bytes: while it is there, the folder is not empty and its key not dropped and made anew.
@@ -111,15 +114,21 @@ def shred(tier: Tier, name: str) -> int:
     if there:
         with claimed(tier.store, name, digest(b"shred"), shared=False):
             pass  # nobody else is at work; a claim taken from here on fails at what it creates
-    if store.exists(key):
-        overwrite(store, key)
-        store.delete(key)
+    _destroy(store, key)
+    store.sweep(name)  # of a rotation that was killed, say
     layer.forget(name)
     freed = _delete_ciphertexts(store, name)
     if store.exists(key):
         hint = "Shred it again once that writer has ended"
         raise Conflict("a corpus key was made or put back meanwhile", tier=tier.name, key=key, hint=hint)
     return freed
+
+
+def _destroy(store: Store, key: str) -> None:
+    """Overwrite the object of a corpus key with zeros, and delete it."""
+    if store.exists(key):
+        overwrite(store, key)
+        store.delete(key)
 
 
 def _delete_ciphertexts(store: Store, name: str) -> int:

@@ -23,13 +23,13 @@ from policies.lifecycle import Catalogue, Outcome, Step, apply_rules
 from tiering import catalog
 from tiering.catalog import Record
 from tiering.corpus import Corpus, open_corpus
-from tiering.errors import ConfigError, Conflict, TieringError
+from tiering.errors import ConfigError, Conflict, LastCopy, TieringError
 from tiering.forget import forget
 from tiering.jobs.reads import Reads, read_logs
 from tiering.jobs.result import JobResult
 from tiering.jobs.spec import LifecycleJob
 from tiering.plan import plan_move
-from tiering.release import release
+from tiering.release import IN_MEMORY, is_lasting_beside, release
 from tiering.tier import Tier
 
 _NOTE = "no access_logs are named: a corpus counts as last used when it was written"
@@ -144,13 +144,32 @@ def run_lifecycle(
         try:
             corpus = open_corpus(tiers[step.source], name, version, others=tuple(places[name, version]))
             target = None if step.target is None else tiers[step.target]
+            if step.min_copies == 0:
+                _check_newer(corpus, places)
             yield _act(label, step, corpus, target, client, dry_run, progress)
             if target is not None:
                 places[name, version].append(target)
+            if step.kind != "copy":
+                places[name, version].remove(tiers[step.source])
         except TieringError as error:
             yield JobResult(label, "failed", error=error)
     if idle:
         yield JobResult(job.name, "nothing to do")
+
+
+def _check_newer(corpus: Corpus, places: dict[tuple[str, int], list[Tier]]) -> None:
+    """Raise `LastCopy` where a last copy would go and newer versions are in memory only."""
+    newer = [
+        held
+        for (name, version), held in places.items()
+        if (name, version) > (corpus.name, corpus.version) and name == corpus.name
+    ]
+    if not any(is_lasting_beside(tier, corpus.tier) for held in newer for tier in held):
+        raise LastCopy(
+            f"every newer version of corpus {corpus.name!r} is {IN_MEMORY}",
+            tier=corpus.tier.name,
+            hint="Move the newest version to a tier that lasts first",
+        )
 
 
 def _act(

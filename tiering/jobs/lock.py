@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tiering.errors import Locked, NotFound
+from tiering.errors import Locked, NotFound, UsageError
 
 
 @contextmanager
@@ -25,6 +25,9 @@ def job_lock(path: Path) -> Iterator[None]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise NotFound(f"no file {str(path)!r}", hint="Give the path of a job file") from None
+    except OSError as error:
+        text = f"{str(path)!r} cannot be opened: {error.strerror or error}"
+        raise UsageError(text, hint="Give the path of a job file") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,7 +57,7 @@ def checked_array(name: str, given: Any) -> np.ndarray[Any, Any]:
     """A column as an array of rows, or UsageError."""
     try:
         array: np.ndarray[Any, Any] = np.asarray(given)
-    except ValueError as error:
+    except Exception as error:  # whatever its __array__ raises: a tensor on a GPU, say, or with a gradient
         raise UsageError(f"column {name!r} is no array: {error}", hint="Give rows of one shape") from error
     if np.ma.is_masked(given):
         raise UsageError(f"column {name!r} has masked values", hint="Fill them first: array.filled(0)")

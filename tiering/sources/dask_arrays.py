@@ -36,6 +36,8 @@ class DaskArraySource(Source):
             for name, array in arrays.items()
         }
         for name, array in self._arrays.items():
+            if array.dtype == object:
+                raise UsageError(f"column {name!r} has dtype object", hint="Give a Dask array of numbers")
             if array.ndim == 0 or not all(np.isfinite(length) for length in array.shape):
                 raise UsageError(
                     f"column {name!r} is a Dask array of unknown shape {array.shape}",

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from dask.base import is_dask_collection
 
+from tiering.arguments import need
 from tiering.errors import UsageError
 from tiering.sources.arrays import ArraySource
 from tiering.sources.base import Source
@@ -33,6 +34,7 @@ def open_source(source: Any, reader: str | None = None, options: Mapping[str, An
     Raises:
         UsageError: nothing here reads it.
     """
+    need(options or {}, Mapping, "reader_options", "reader_options={'row_tokens': 2049}")
     options = dict(options or {})
     if isinstance(source, str | os.PathLike):
         source = [source]

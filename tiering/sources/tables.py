@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from tiering.digest import Hasher, digest
-from tiering.errors import Conflict, FormatError, NotFound, UsageError
+from tiering.errors import Conflict, FormatError, NotFound, Unavailable, UsageError
 from tiering.layout.arrow import normalise, schema_to_bytes
 from tiering.sources.base import Source, Values
+from tiering.sources.folders import walk
 
 ENDINGS: Final = (".parquet", ".pq")
 _FINGERPRINT_ROWS: Final = 1 << 16
@@ -135,8 +136,12 @@ class DatasetSource(Source):
 def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
     """Parquet files, or those below folders that end in ``.parquet`` or ``.pq``, in the order of their paths.
 
+    Below folders, names that begin with ``_`` or ``.`` are left out, as by pyarrow's datasets: Spark's
+    ``_temporary``, say. Links to folders are followed.
+
     Raises:
-        NotFound: a path does not exist. UsageError: no rows.
+        NotFound: a path does not exist. Unavailable: a folder cannot be listed.
+        UsageError: no rows, or a folder is that of a partition (``lang=en``), whose column would be lost.
         FormatError: a file is not Parquet, or has other columns than the first.
     """
     files = list(dict.fromkeys(file for path in paths for file in _parquet_files(path)))
@@ -169,15 +174,36 @@ def _parquet_files(path: str | os.PathLike[str]) -> list[str]:
     found = Path(path).absolute()
     if found.is_dir():
         inside = [
-            file for file in found.rglob("*") if file.name.lower().endswith(ENDINGS) and not file.is_dir()
+            Path(folder, name)
+            for folder, names in walk(found, _raise, skip=("_", "."))
+            for name in names
+            if name.lower().endswith(ENDINGS) and not name.startswith(("_", "."))
         ]
         for file in inside:
+            parted = next((part for part in file.relative_to(found).parts[:-1] if "=" in part), None)
+            if parted is not None:
+                hint = "Give pyarrow.dataset.dataset(folder, partitioning='hive'), which has that column"
+                raise UsageError(f"{str(file)!r} is of a partition: {parted!r} would be left out", hint=hint)
+            _check_name(file)
             if not file.is_file():
                 raise FormatError(f"{str(file)!r} is not a file, or leads to none", hint="Leave it out")
         return sorted(map(str, inside))
     if not found.is_file():
         raise NotFound(f"no file or folder {os.fspath(path)!r}", hint="Give paths that exist")
+    _check_name(found)
     return [str(found)]
+
+
+def _check_name(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeError:
+        raise FormatError(f"the name of {str(file)!r} is not UTF-8", hint="Rename it") from None
+
+
+def _raise(error: OSError) -> NoReturn:
+    text = f"the folder {str(error.filename)!r} cannot be listed: {error.strerror or error}"
+    raise Unavailable(text, hint="Leave it out, or get the right to read it") from None
 
 
 def _fragments(dataset: pads.Dataset) -> list[pads.Fragment]:

@@ -24,6 +24,7 @@ from tiering.errors import Conflict, NotFound, UsageError
 from tiering.layout.zarr import ZarrColumn
 from tiering.schema import schema_of
 from tiering.sources.base import Source, Values
+from tiering.sources.folders import walk
 
 SEPARATOR: Final = 256
 DTYPE: Final = np.dtype("<u2")
@@ -120,11 +121,11 @@ class TextSource(Source):
         column: str = "tokens",
         suffixes: Sequence[str] = (),
     ) -> None:
-        if not isinstance(row_tokens, int) or not 0 < row_tokens <= 1 << 24:
+        if type(row_tokens) is not int or not 0 < row_tokens <= 1 << 24:
             raise UsageError(
                 f"row_tokens = {row_tokens!r} is not a row length", hint="Example: row_tokens=2049"
             )
-        if not isinstance(suffixes, str | Sequence):
+        if not isinstance(suffixes, str | Sequence) or not all(isinstance(one, str) for one in suffixes):
             raise UsageError(f"suffixes = {suffixes!r} are no endings", hint="Example: suffixes=('.py',)")
         self.schema: pa.Schema = schema_of([ZarrColumn(column, DTYPE, (row_tokens,))])
         self._column = column
@@ -187,7 +188,7 @@ def _walk(
             note(error)
             continue
         if is_folder:
-            for folder, _folders, names in os.walk(path, onerror=note):
+            for folder, names in walk(path, note):
                 found.update(Path(folder, name) for name in names if not suffixes or name.endswith(suffixes))
         elif is_there:
             found.add(path)

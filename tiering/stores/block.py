@@ -77,7 +77,7 @@ class BlockStore(Volume, Store):
                     entry, old = self._place(key, views, nbytes, known)
                     break
             if old:
-                self._bury(old.offset, old.span)
+                self._bury_surely(old)
         return _info(entry)
 
     def delete(self, key: str) -> None:
@@ -88,7 +88,7 @@ class BlockStore(Volume, Store):
                 if not entry:
                     return
                 self._index.withdraw(entry)
-            self._bury(entry.offset, entry.span)
+            self._bury_surely(entry)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         validate_prefix(prefix)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiering.errors import NotFound
+from tiering.errors import NotFound, Unavailable
 from tiering.stores.block_format import VolumeInfo
 from tiering.stores.block_index import Entry
 from tiering.stores.block_layout import Survey, data_digest, parse_header, read_page
@@ -69,10 +69,17 @@ def check_extents(
             if (header or data) and store.stat(
                 entry.key
             ).etag == info.etag:  # else replaced while it was read
-                repaired = bool(header and repair and store.rewrite_header(entry.key))
+                repaired = bool(header and repair and _is_rewritten(store, entry.key))
                 problems += [Problem(entry.key, entry.offset, header, repaired)] if header else []
                 problems += [Problem(entry.key, entry.offset, data)] if data else []
     return problems
+
+
+def _is_rewritten(store: BlockStore, key: str) -> bool:
+    try:
+        return store.rewrite_header(key)
+    except Unavailable:  # a bad page, which is told as it is
+        return False
 
 
 def rebuild_index(path: Path, index_path: Path | None = None) -> Rebuilt:

@@ -7,6 +7,7 @@ file that was not there before. An image is written in full, so that no later wr
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ def enlarge(medium: Medium, superblock: Superblock, nbytes: int | None, *, force
         )
     if size == old_bytes:
         return superblock
-    if not force and (content := _content(path, old_bytes, min(size, available_bytes))):
+    if not force and (content := _content(path, old_bytes, size if medium.is_device else available_bytes)):
         raise Conflict(f"behind the volume {path} holds {content}", hint="Give --force to erase it")
     if medium.is_device:
         _wipe_ends(path, old_bytes, size)
@@ -204,10 +205,26 @@ def _ends(start: int, stop: int) -> Iterator[tuple[int, int]]:
     yield tail_start, stop - tail_start
 
 
+def _data(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, as (offset, length) of pieces: holes are zeros."""
+    while start < stop:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # nothing but a hole
+        end = min(stop, os.lseek(fd, start, os.SEEK_HOLE))
+        for offset in range(start, end, PIECE_BYTES):
+            yield offset, min(PIECE_BYTES, end - offset)
+        start = end
+
+
 def _content(path: Path, start: int, stop: int) -> str | None:
-    """What ``[start, stop)`` of a device or file seems to hold; None when both its ends are zero."""
+    """What ``[start, stop)`` holds, or None: of a device as far as its ends tell, of a file all of it."""
     with path.open("rb") as file:
-        for offset, length in _ends(start, stop):
+        pieces = _ends(start, stop) if path.is_block_device() else _data(file.fileno(), start, stop)
+        for offset, length in pieces:
             data = os.pread(file.fileno(), length, offset)
             for at, magic, what in _SIGNATURES if offset == 0 else ():
                 if data[at : at + len(magic)] == magic:

@@ -56,6 +56,7 @@ class Medium:
         self._state = threading.Condition(self._lock)
         self._flushing = threading.Lock()
         self._in_use = 0
+        self._backing: int | None = None
         self._stopped = False
         self.helpers = Helpers("block")
         with typed_errors(tier, None, path):
@@ -66,9 +67,12 @@ class Medium:
             self._fd, self.direct = _open(path, flags | os.O_CLOEXEC)
             try:
                 _lock(self._fd, path, tier, shared=read_only)
+                self._backing = _lock_backing(path, tier, shared=read_only) if self.is_device else None
                 self.nbytes = os.lseek(self._fd, 0, os.SEEK_END)  # fstat says 0 for a device
                 self.sector_bytes = _usable_sector(self._fd, path, tier) if self.is_device else None
             except BaseException:
+                if self._backing is not None:
+                    os.close(self._backing)
                 os.close(self._fd)
                 raise
 
@@ -162,6 +166,10 @@ class Medium:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may keep the description open
                 os.close(self._fd)
                 self._fd = -1
+            if self._backing is not None:
+                fcntl.flock(self._backing, fcntl.LOCK_UN)
+                os.close(self._backing)
+                self._backing = None
 
     def _using(self) -> _Use:
         return _Use(self)
@@ -314,6 +322,28 @@ def _holder(fd: int) -> str:
             if fields[1] == "FLOCK" and fields[5].endswith(ours):
                 return "this process" if fields[4] == str(os.getpid()) else f"process {fields[4]}"
     return "another process"
+
+
+def _lock_backing(path: Path, tier: str | None, *, shared: bool) -> int | None:
+    """A descriptor of the file behind a loop device, locked: who has opened that as an image keeps us out.
+
+    None where the device is another, or its file not to be seen from here.
+    """
+    number = path.stat().st_rdev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    is_part = (device / "partition").exists()
+    disk = device.parent if is_part else device
+    try:
+        fd = os.open(_backing_file(disk), os.O_RDONLY | os.O_CLOEXEC)
+        is_part = is_part or (disk / "loop/offset").read_text().strip() != "0"
+    except OSError:
+        return None
+    try:
+        _lock(fd, path, tier, shared=shared or is_part)  # other parts may be other volumes
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _refuse_attached(path: Path, tier: str | None) -> None:

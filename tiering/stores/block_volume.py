@@ -186,8 +186,15 @@ class Volume:
     def _flush_marked(self) -> None:
         """Make headers durable, and with them how far the index is."""
         with self._lock:
-            Mark(self.superblock, self._index.commits).write(self._medium, self._marks)
-            self._marks += 1
+            mark = Mark(self.superblock, self._index.commits)
+            self._marks += 1  # before: what fails is not tried for ever
+            try:
+                mark.write(self._medium, self._marks)
+            except OSError as error:
+                if not _is_bad_pages(error):
+                    raise
+                self._marks += 1  # the other page will do
+                mark.write(self._medium, self._marks)
         self._medium.flush()
 
     @property
@@ -232,6 +239,17 @@ class Volume:
         with self._lock:
             self._index.buried(offset)
             self._space.give(offset, span)
+
+    def _bury_surely(self, old: Entry) -> None:
+        """Bury what was replaced or deleted. Whatever prevents it, the next opening does it: no more changes.
+
+        A newer header of its key would hide the one that is left only until it is buried itself.
+        """
+        try:
+            self._bury(old.offset, old.span)
+        except BaseException:
+            self._medium.broken = True
+            raise
 
     def _give_up(self, offset: int, span: int) -> None:
         """Take the pages of an unpublished extent that the medium refuses out of use, and free the others."""
@@ -299,7 +317,7 @@ class Volume:
         if entry.generation in self._proven:
             return
         hint = "Write or stage it again from another tier"
-        if entry.damaged:
+        if entry.damaged and not intact(self._medium, entry):  # else it could only not be read at that time
             raise Corrupt("a scan found its data damaged", tier=self.name, key=entry.key, hint=hint)
         header = read_header(self._medium, self.superblock, entry.offset)
         if header != entry and not intact(self._medium, entry):

@@ -94,8 +94,7 @@ class Encrypted(Wrapper):
         self._refuse_reserved(key)
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         nbytes = total_bytes(views)
-        # What is created decides who may write and what exists: there the corpus key is looked at again.
-        corpus_key = self.keys.for_writing(scope_of(key), again=if_absent)
+        corpus_key = self.keys.for_writing(scope_of(key))
         with self._pool.lend(frames.stored_bytes(nbytes)) as out:
             sealed = frames.seal(key, corpus_key, views, out)
             # Without `digest`, which is the plaintext's: the store below makes its own of what it gets.

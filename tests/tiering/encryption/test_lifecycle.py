@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,14 @@ from typing import Any
 import pytest
 
 from tests.tiering.corpora import KilledHere, dead, objects, small
-from tests.tiering.encryption.tools import Stops, encrypted, key_bytes
+from tests.tiering.encryption.tools import Stops, encrypted, key_bytes, key_file
 from tiering import Tier, open_corpus, open_tier, verify
 from tiering import process as process_module
 from tiering import tier as tier_module
 from tiering.claim import claimed
+from tiering.encryption import kms, lifecycle
 from tiering.encryption.kek import key_id
+from tiering.encryption.keyring import KeyDocument, Keyring
 from tiering.encryption.lifecycle import encryption_of, rotate_key, shred
 from tiering.errors import ConfigError, Conflict, Corrupt, NotFound, TieringError, UsageError
 from tiering.gc import gc
@@ -246,13 +251,96 @@ def test_rotate_and_shred_refuse_what_they_cannot_do(make_encrypted: MakeTier, m
     assert verify(open_corpus(make_encrypted("lake"), "web"), progress=False).ok
 
 
-def test_a_writer_that_outlives_the_key_cannot_publish(make_encrypted: MakeTier, tmp_path: Path) -> None:
+def test_nothing_is_written_under_a_key_that_others_destroyed(make_encrypted: MakeTier) -> None:
     """Another process shreds while this one still has the key in memory."""
     lake = make_encrypted("lake")
     lake.store.write("web/s", [b"x"])
     other = make_encrypted("lake", prices={"get_1000": 1.0})
     assert other != lake
     shred(other, "web")
-    lake.store.write("web/s", [b"late"])
-    with pytest.raises(Corrupt, match="corpus key is gone"):
-        lake.store.write("web/.tiering/versions/00000001.json", [b"{}"], if_absent=True)
+    lake.store.write("web/s", [b"of another corpus"])
+    assert other.store.read("web/s") == b"of another corpus"
+    assert make_encrypted("lake", prices={"put_1000": 1.0}).store.read("web/s") == b"of another corpus"
+
+
+class OneWay:
+    """A key service that lets its caller encrypt and not decrypt, or that breaks what it wraps."""
+
+    def __init__(self, unwrapped: bytes | None) -> None:
+        self.unwrapped = unwrapped
+
+    def wrap(self, key_id: str, plaintext: bytes, aad: bytes) -> bytes:
+        return plaintext[::-1]
+
+    def unwrap(self, key_id: str, ciphertext: bytes, aad: bytes) -> bytes:
+        if self.unwrapped is None:
+            raise PermissionError("AccessDenied")
+        return self.unwrapped
+
+
+@pytest.mark.parametrize(("unwrapped", "kind"), [(None, TieringError), (bytes(32), ConfigError)])
+def test_rotation_to_a_key_that_does_not_unwrap_changes_nothing(
+    make_encrypted: MakeTier,
+    make_tier: MakeTier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unwrapped: bytes | None,
+    kind: type[Exception],
+) -> None:
+    small(make_encrypted("lake"))
+    monkeypatch.setitem(kms._registered, "oneway", OneWay(unwrapped))
+    keys = {"encryption_key": "kms:oneway/k", "encryption_previous_key": key_file(tmp_path, 1)}
+    with pytest.raises(kind, match=r"PermissionError|does not unwrap"):
+        rotate_key(make_tier("lake", options=keys), "web")
+    assert verify(open_corpus(make_encrypted("lake"), "web"), progress=False).ok
+
+
+def test_rotation_beside_a_shred_puts_no_key_back(
+    make_encrypted: MakeTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(make_encrypted("lake"))
+    both = make_encrypted("lake", 2, 1)
+    before = encryption_of(both, "web")
+    assert before is not None
+    real = Keyring.rewrap
+
+    def rewrap(self: Keyring, document: KeyDocument, corpus: str) -> KeyDocument | None:
+        made = real(self, document, corpus)
+        if corpus == "web":  # another process shreds between the claim of this one and its write
+            with monkeypatch.context() as patch:
+                patch.setattr(lifecycle, "claimed", lambda *_, **__: contextlib.nullcontext())
+                shred(both, "web")
+        return made
+
+    monkeypatch.setattr(Keyring, "rewrap", rewrap)
+    with pytest.raises(Conflict, match="shredded meanwhile"):
+        rotate_key(both, "web")
+    after = encryption_of(make_encrypted("lake", 2), "web")  # one made anew, for the claim that is given back
+    assert after is None or after.key_id != before.key_id
+
+
+_KILLED_ROTATION = """
+import os, signal, sys
+from tiering import open_tier
+from tiering.encryption.lifecycle import rotate_key
+real = os.rename
+def rename(source, target, **where):
+    if target == "encryption.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(source, target, **where)
+os.rename = rename
+keys = {"encryption_key": sys.argv[2], "encryption_previous_key": sys.argv[3]}
+rotate_key(open_tier(sys.argv[1], "lake", options=keys), "web")
+"""
+
+
+def test_shred_takes_what_a_killed_rotation_left(make_encrypted: MakeTier, tmp_path: Path) -> None:
+    lake = make_encrypted("lake")
+    small(lake)
+    keys = key_file(tmp_path, 2), key_file(tmp_path, 1)
+    run = subprocess.run([sys.executable, "-c", _KILLED_ROTATION, lake.url, *keys], check=False)
+    assert run.returncode == -signal.SIGKILL
+    folder = tmp_path / "lake/web"
+    assert list(folder.rglob(".tmp-*"))
+    shred(lake, "web")
+    assert [path for path in folder.rglob("*") if path.is_file()] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from tests.tiering.corpora import small_arrow
 from tiering import catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
-from tiering.errors import ConfigError, Conflict, FormatError, LastCopy, NotFound
+from tiering.errors import ConfigError, Conflict, FormatError, LastCopy, NotFound, UsageError
+from tiering.jobs.lock import job_lock
 from tiering.jobs.result import JobResult
 from tiering.jobs.run import run_jobs
 from tiering.jobs.spec import load_jobs
@@ -270,3 +272,26 @@ def test_rule_takes_the_water_marks_of_its_tier(tmp_path: Path) -> None:
         assert [result.status for result in run(path)] == expected
     with pytest.raises(ConfigError, match="high_water = 'tier' is not a share of 1"):
         run(job(tmp_path, f'{FREE.replace("disk", "none")}high_water = "tier"\nlow_water = 0.5\n'))
+
+
+def test_newest_version_in_memory_alone_saves_the_last_one_that_lasts(tmp_path: Path) -> None:
+    lake = open_tier(tmp_path / "lake", "lake")
+    older = small_arrow(lake, rows=24)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        memory = open_tier(folder, "disk")
+        plan_move(older, memory).run()
+        newer = small_arrow(open_tier(tmp_path / "archive", "archive"), rows=20)
+        catalog.publish(memory.store, "text", 2, newer.contents, newer.contents.encode())
+        old = 'name = "old"\naction = "forget"\nkeep_newest = 1\nmin_copies = 0\n'
+        path = job(tmp_path, old, extra='tiers = ["disk", "lake"]\n')
+        path.write_text(path.read_text().replace(f"{tmp_path}/disk", folder))
+        told = {result.job: result for result in run(path)}
+        assert told["nightly: forget text v1 from disk"].status == "done"
+        assert isinstance(told["nightly: forget text v1 from lake"].error, LastCopy)
+        assert verify(older).ok
+
+
+def test_job_file_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be opened: Not a directory"), job_lock(tmp_path / "file/x"):
+        pass

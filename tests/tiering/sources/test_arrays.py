@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tiering.errors import UsageError
-from tiering.sources.arrays import ArraySource
+from tiering.sources.arrays import ArraySource, checked_array
 from tiering.sources.dask_arrays import DaskArraySource
 from tiering.sources.open import open_source
 
@@ -123,3 +123,12 @@ def test_sources_with_options_that_do_not_fit_are_refused(tmp_path: Path) -> Non
     source = ArraySource({"a": np.zeros(3)})
     assert open_source(source) is source
     assert open_source(pa.record_batch({"a": [1]})).rows == 1
+
+
+def test_what_cannot_become_an_array_is_told() -> None:
+    class OnAnotherDevice:
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("copy it to the host first")
+
+    with pytest.raises(UsageError, match="column 'x' is no array: copy it to the host first"):
+        checked_array("x", OnAnotherDevice())

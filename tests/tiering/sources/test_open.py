@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tiering.errors import TieringError, UsageError
+from tiering.errors import FormatError, TieringError, UsageError
 from tiering.sources.open import open_source
 from tiering.sources.tables import DatasetSource
 from tiering.sources.text import TextSource
@@ -34,6 +36,45 @@ def test_parquet_files_are_known_in_folders_and_by_any_spelling(folder: Path) ->
         source = open_source(paths)
         assert isinstance(source, DatasetSource)
         assert source.rows == rows
+
+
+def test_folders_behind_links_are_walked_once_and_those_of_writers_at_work_not(folder: Path) -> None:
+    other = folder.with_name("other")
+    other.mkdir()
+    pq.write_table(pa.table({"id": [4]}), other / "d.parquet")
+    (folder / "link").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    for name in ("_temporary", ".hidden"):
+        (folder / name).mkdir()
+        pq.write_table(pa.table({"id": [5]}), folder / name / "e.parquet")
+    assert open_source(folder).rows == 10
+    texts = folder.with_name("texts")
+    (texts / "inside").mkdir(parents=True)
+    (texts / "inside/a.txt").write_text("a" * 10)
+    (texts / "link").symlink_to(texts / "inside")
+    source = open_source(texts, options={"row_tokens": 1})
+    assert isinstance(source, TextSource)
+    assert source.notes == {"files": 1, "empty": 0, "unreadable": []}
+
+
+def test_folders_of_partitions_and_names_that_are_no_text_are_refused(folder: Path) -> None:
+    parted = folder.with_name("parted")
+    (parted / "lang=en").mkdir(parents=True)
+    pq.write_table(pa.table({"id": [1]}), parted / "lang=en/a.parquet")
+    with pytest.raises(UsageError, match=r"'lang=en' would be left out.*partitioning='hive'"):
+        open_source(parted)
+    (folder / "a.parquet").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.parquet"))
+    with pytest.raises(FormatError, match="is not UTF-8"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize(
+    "options", [["x"], "row_tokens", {"row_tokens": True}, {"suffixes": [1]}, {"suffixes": 3}]
+)
+def test_wrong_options_are_told(tmp_path: Path, options: Any) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UsageError, match=r"reader_options|row_tokens|suffixes"):
+        open_source(tmp_path, options=options)
 
 
 def test_parquet_never_becomes_text_unasked(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiering.stores.block_tools import loop_device
 from tiering.errors import (
     Conflict,
     Locked,
@@ -127,3 +128,13 @@ def test_image_attached_to_a_loop_device_is_locked(device: Path, loop_image: Pat
     ):
         with pytest.raises(Locked, match=f"attached to {device}"):
             call()
+
+
+def test_loop_device_of_an_image_that_is_open_is_locked(tmp_path: Path) -> None:
+    image = tmp_path / "volume.img"
+    format_volume(image, 4 * MIB)
+    with BlockStore("image", image) as store:
+        with loop_device(image, 4 * MIB) as device, pytest.raises(Locked, match="this process"):
+            BlockStore("device", device, index_path=tmp_path / "other.index")
+        store.write("k", [b"x"])
+        assert store.read("k") == b"x"

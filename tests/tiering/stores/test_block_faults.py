@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tiering.errors import CapacityExceeded, Unavailable
+from tests.tiering.stores.block_tools import patch_file
+from tiering.errors import CapacityExceeded, Corrupt, Unavailable
 from tiering.stores.block import BlockStore
 from tiering.stores.block_index import BlockIndex
 from tiering.stores.block_layout import DATA_START
@@ -172,3 +173,88 @@ def test_index_is_a_durable_private_wal(store: BlockStore, path: Path) -> None:
     assert db.execute("PRAGMA synchronous").fetchone() == (2,)
     for name in ("volume.img", "volume.img.index", "volume.img.index-wal"):
         assert path.with_name(name).stat().st_mode & 0o777 == 0o600
+
+
+def test_overwrite_interrupted_before_its_old_header_is_gone_allows_no_delete_beside_it(
+    store: BlockStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the delete would take the newer header alone, and a lost index bring the older one back."""
+    store.write("k", [b"old"])
+
+    def interrupted(_offset: int, _span: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_bury", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.write("k", [b"new"])
+    with pytest.raises(Unavailable, match="half-way"):
+        store.delete("k")
+    store.close()
+    with BlockStore("blocks", path) as again:
+        assert again.read("k") == b"new"
+        again.delete("k")
+    path.with_name(f"{path.name}.index").unlink()
+    with BlockStore("blocks", path) as again:
+        assert list(again.list()) == []
+
+
+def test_one_bad_page_of_the_two_marks_hinders_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    for bad in (2, 3):
+
+        def fail(fd: int, data: memoryview, offset: int, bad: int = bad) -> int:
+            if offset <= bad * PAGE_BYTES < offset + memoryview(data).nbytes:
+                raise OSError(5, "Input/output error")
+            return real(fd, data, offset)
+
+        with monkeypatch.context() as patch, BlockStore("blocks", path) as store:
+            patch.setattr(os, "pwrite", fail)
+            free = store.info().free_bytes
+            for number in range(4):
+                store.write(f"k{number}", [b"x" * 5000])
+            for number in range(4):
+                store.delete(f"k{number}")
+            assert store.info().free_bytes == free
+
+
+def test_data_that_could_not_be_read_at_a_scan_are_read_when_they_can(path: Path) -> None:
+    with BlockStore("blocks", path) as store:
+        store.write("k", [DATA])
+        offset = store.locate("k").offset
+    patch_file(path, offset + 5, bytes([DATA[5] ^ 1]))
+    path.with_name(f"{path.name}.index").unlink()
+    with BlockStore("blocks", path) as store, pytest.raises(Corrupt, match="found its data damaged"):
+        store.read("k")
+    patch_file(path, offset + 5, DATA[5:6])
+    with BlockStore("blocks", path) as store:
+        assert store.read("k") == DATA
+
+
+def test_check_goes_on_behind_a_header_that_cannot_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BlockStore("blocks", path) as store:
+        for key in ("a", "z"):
+            store.write(key, [DATA])
+        bad, torn = (store.locate(key).offset - PAGE_BYTES for key in ("a", "z"))
+    patch_file(path, torn, bytes(PAGE_BYTES))
+    read, write = os.preadv, os.pwrite
+
+    def fails(offset: int, nbytes: int) -> None:
+        if offset <= bad < offset + nbytes:
+            raise OSError(5, "Input/output error")
+
+    def preadv(fd: int, buffers: Any, offset: int, *flags: int) -> int:
+        fails(offset, sum(memoryview(buffer).nbytes for buffer in buffers))
+        return read(fd, buffers, offset, *flags)
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        fails(offset, memoryview(data).nbytes)
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with BlockStore("blocks", path) as store:
+        told = {problem.key: problem.repaired for problem in store.check(repair=True)}
+    assert told == {"a": False, "z": True}

@@ -75,6 +75,7 @@ def test_format_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mon
         (0, b"x", "byte 0"),
         (MIB - 1, b"x", f"byte {MIB - 1}"),
         (4 * MIB - 1, b"x", f"byte {4 * MIB - 1}"),
+        (2 * MIB + 5, b"x", f"byte {2 * MIB + 5}"),
         (3 * MIB + 7, b"x", f"byte {3 * MIB + 7}"),
         (1080, b"\x53\xef", "ext"),
         (0, b"XFSB", "XFS"),
@@ -118,3 +119,15 @@ def test_format_open_volume_is_locked_even_when_forced(path: Path) -> None:
         with pytest.raises(Locked, match="this process"):
             format_volume(path, None, force=True)
         assert store.read("k") == b"bytes"
+
+
+def test_grow_sees_what_lies_anywhere_behind_the_volume(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(16 * MIB)
+        file.seek(12 * MIB)
+        file.write(b"PRECIOUS")
+    with BlockStore("blocks", path) as store:
+        with pytest.raises(Conflict, match=f"byte {12 * MIB} is not zero"):
+            store.grow(8 * MIB)
+        assert path.stat().st_size == 16 * MIB
+        assert store.grow(8 * MIB, force=True).nbytes == 8 * MIB

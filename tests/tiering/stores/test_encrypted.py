@@ -284,7 +284,7 @@ def test_the_key_object_is_hidden_and_cannot_be_written(inner: MemoryStore, stor
 
 
 def test_a_killed_first_write_leaves_nothing_to_be_seen(inner: MemoryStore, store: Encrypted) -> None:
-    store.keys.for_writing("web", again=False)
+    store.keys.for_writing("web")
     assert inner.exists(KEY_OBJECT)
     assert (list(store.children()), list(store.list())) == ([], [])
     store.write("web/s", [b"x"])
