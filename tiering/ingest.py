@@ -21,15 +21,16 @@ from tiering.arguments import need
 from tiering.claim import Claim, check_held, claimed
 from tiering.corpus import Corpus, open_corpus
 from tiering.digest import CRC_BYTES, digest
-from tiering.errors import CapacityExceeded, Conflict, NotFound, UsageError
+from tiering.errors import Conflict, NotFound, UsageError
 from tiering.graph import choose_client, need_client, run_tasks
 from tiering.keys import validate_name
 from tiering.layout import arrow
 from tiering.layout.base import PAGE_BYTES, EncodedShard
 from tiering.layout.zarr import ZarrColumn, ZarrLayout, encode_shard, index_bytes
+from tiering.ledger import Ledger
 from tiering.manifest import FORMATS, MANIFEST_SCHEMA, Manifest
 from tiering.progress import track
-from tiering.room import Hold, check_room, refuse_foreign, room_held
+from tiering.room import check_room, refuse_foreign, room_held
 from tiering.schema import as_told, columns_of, to_arrays, to_table
 from tiering.sizes import parse_size
 from tiering.sources.base import Source, Values
@@ -57,6 +58,8 @@ class Target:
     """Layout of a Zarr corpus; None for Arrow."""
     claim: Claim | None = None
     """Under which it is written."""
+    digests: Mapping[str, str] | None = None
+    """By key, what the corpus has already and must not be written over by anything else."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -146,17 +149,17 @@ def ingest(
     target = _target(rows, tier, name, format, parse_size(shard_size, "shard_size"), block_rows, codec)
     intent = _intent(rows, target)
     done = _published(target, intent)
-    if done is not None and not done.absent():
+    if done is not None and rows.is_certain and not done.absent():
         return done
     nbytes = int(rows.rows * rows.row_bytes)
     refuse_foreign(tier, name, [info.key for info in tier.store.list(name)])
-    ledger = _Ledger(target, rows.row_bytes)
+    ledger = Ledger(target, rows.row_bytes)
     check_room(tier, name, ledger.final, ledger.shard_bytes)
     with claimed(tier.store, name, intent, shared=False) as claim:
-        target = replace(target, claim=claim)
         done = _published(target, intent)  # by a process that was at work when we first looked
-        if done is not None and not done.absent():
+        if done is not None and rows.is_certain and not done.absent():
             return done
+        target = replace(target, claim=claim, digests=_digests(done))
         with (
             room_held(tier, name, ledger.final) as hold,
             choose_client(client, 0 if rows.in_memory else nbytes, [tier]) as chosen,
@@ -175,83 +178,7 @@ def ingest(
                 encoded = manifest.encode()
                 ledger.finish(len(encoded), hold)
                 catalog.publish(tier.store, name, 1, manifest, encoded)
-            elif not done.manifest.equals(manifest.table):
-                raise Conflict(f"the source of corpus {name!r} gives other rows than it did", tier=tier.name)
         return open_corpus(tier, name, 1)
-
-
-class _Ledger:
-    """Bytes that an ingest has written and may write.
-
-    What compression saves is not known before. So a compressed corpus asks for more room as it goes on; a
-    shard in flight is counted as if it could not be compressed.
-    """
-
-    def __init__(self, target: Target, row_bytes: float) -> None:
-        documents = target.layout.documents() if target.layout else {}
-        compressed = target.layout is not None and target.layout.codec is not None
-        self.shard_bytes = int(min(target.shard_rows, target.rows) * row_bytes)
-        self._documents_bytes = sum(map(len, documents.values()))
-        self._asked_bytes = target.stored_bytes(row_bytes)
-        self._bound_bytes = 0  # what a shard in flight may take, where that was not asked for at first
-        if compressed:
-            self._bound_bytes = -(-self._asked_bytes // target.shards) * 65 // 64  # noise grows a little
-            self._asked_bytes = self._bound_bytes
-        self._stored_bytes = 0
-        self._flying = 0
-        self._next: Delayed | None = None
-
-    def final(self, present: Mapping[str, int]) -> int:
-        """What the folder will hold. What is there counts as ours: it is, or is swept before publication."""
-        return max(sum(present.values()), self._asked_bytes + self._documents_bytes)
-
-    def admitted(self, tasks: Iterator[Delayed], hold: Hold) -> Iterator[Delayed]:
-        """The tasks as long as there is room for what they may write; the rest when those have ended.
-
-        Raises:
-            CapacityExceeded: there is no room for a single one.
-        """
-        while True:
-            if self._next is None:
-                self._next = next(tasks, None)
-            if (task := self._next) is None:
-                return
-            try:
-                self._ask(hold)
-            except CapacityExceeded:
-                if not self._flying:
-                    raise
-                return
-            self._flying += 1
-            self._next = None
-            yield task
-
-    def wrote(self, entries: list[Entry]) -> None:
-        """Count what one task wrote."""
-        self._flying -= 1
-        self._stored_bytes += sum(entry["nbytes"] for entry in entries)
-
-    def finish(self, manifest_bytes: int, hold: Hold) -> None:
-        """Ask for the room of the manifest, now that everything is known."""
-        self._asked_bytes = self._stored_bytes + manifest_bytes
-        hold.grow(self.final)
-
-    def _ask(self, hold: Hold) -> None:
-        """Ask for the room of one more shard in flight, and of as much again where there is so much."""
-        before_bytes = self._asked_bytes
-        needed_bytes = self._stored_bytes + (self._flying + 1) * self._bound_bytes
-        if needed_bytes <= before_bytes:
-            return
-        try:
-            self._asked_bytes = max(needed_bytes, 2 * before_bytes)
-            hold.grow(self.final)
-        except CapacityExceeded:
-            try:
-                self._asked_bytes = needed_bytes
-                hold.grow(self.final)
-            except CapacityExceeded:
-                self._asked_bytes = before_bytes
-                raise
 
 
 def write_shard(part: Any, target: Target, number: int) -> list[Entry]:
@@ -267,6 +194,13 @@ def write_shard(part: Any, target: Target, number: int) -> list[Entry]:
     entries = []
     for column, key, shard in _encode(values, target, number):
         expected = digest(shard.buffers)
+        if target.digests is not None and target.digests.get(key) != expected:
+            raise Conflict(
+                f"the source of corpus {target.name!r} gives other rows than it did",
+                tier=target.tier.name,
+                key=f"{target.name}/{key}",
+                hint="Choose another name, or release that corpus first",
+            )
         if target.claim is not None:
             check_held(target.tier.store, target.name, target.claim)
         put_verified(target.tier.store, f"{target.name}/{key}", shard.buffers, shard.nbytes, expected)
@@ -377,6 +311,13 @@ def _published(target: Target, intent: str) -> Corpus | None:
             " source, also with the same bytes",
         )
     return Corpus(target.name, target.tier, record, manifest)
+
+
+def _digests(done: Corpus | None) -> dict[str, str] | None:
+    """By key, those of the shards of a corpus that is there."""
+    if done is None:
+        return None
+    return dict(zip(done.manifest["key"].to_pylist(), done.manifest["digest"].to_pylist(), strict=True))
 
 
 def _manifest(target: Target, entries: list[Entry], intent: str) -> Manifest:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiering.corpora import objects
-from tiering import Tier, ingest
+from tiering import Tier, ingest, verify
 from tiering.claim import claims
 from tiering.errors import Conflict, UsageError
 
@@ -47,3 +47,18 @@ def test_task_whose_claim_another_process_took_over_writes_nothing(
     with pytest.raises(Conflict, match="not held any more"):
         ingest({"x": np.arange(1000)}, lake, "web")
     assert not [key for key in objects(lake) if "/.tiering/" not in key]
+
+
+def test_dask_array_of_the_same_name_and_other_rows_is_not_taken_for_what_is_there(lake: Tier) -> None:
+    ones = {"x": da.ones((1000, 4), dtype="i4", chunks=100)}
+    corpus = ingest(ones, lake, "web", shard_size="8KiB")
+    assert ingest(ones, lake, "web", shard_size="8KiB").record == corpus.record
+    key = corpus.key(corpus.manifest["key"][1].as_py())
+    lake.store.delete(key)  # so that some of it has to be written again
+    before = {key: data for key, data in objects(lake).items() if "/.tiering/" not in key}
+    zeros = da.from_array(np.zeros((1000, 4), "i4"), chunks=100, name=ones["x"].name)
+    with pytest.raises(Conflict, match="gives other rows than it did"):
+        ingest({"x": zeros}, lake, "web", shard_size="8KiB")
+    assert {key: data for key, data in objects(lake).items() if "/.tiering/" not in key} == before
+    ingest(ones, lake, "web", shard_size="8KiB")
+    assert verify(corpus).ok

@@ -56,42 +56,50 @@ class Holding:
         return max((seconds for seconds in known if seconds is not None), default=None)
 
 
-def take_stock(tiers: tuple[Tier, ...], reads: Reads | None = None) -> dict[tuple[str, int], Holding]:
-    """All versions of all corpora on the tiers, by name and number, in that order.
+Stock = dict[tuple[str, int], Holding]
 
-    Raises:
-        Conflict: two tiers hold different corpora under one name and number.
+
+def take_stock(tiers: tuple[Tier, ...], reads: Reads | None = None) -> tuple[Stock, dict[str, TieringError]]:
+    """All versions of all corpora on the tiers, by name and number, in that order; and what is wrong.
+
+    A corpus of which anything cannot be read, or under whose name and number tiers hold different ones, is
+    in no part in the stock: its error is told by its name.
     """
-    found: dict[tuple[str, int], Holding] = {}
+    found: Stock = {}
+    problems: dict[str, TieringError] = {}
     for tier in tiers:
         for name in catalog.corpora(tier.store):
-            for version in catalog.versions(tier.store, name):
-                known = found.get((name, version))
-                record = catalog.record(tier.store, name, version)
-                if known is not None and known.record != record:
-                    raise Conflict(
-                        f"another corpus is called {name!r} on tier {known.tiers[0].name!r}",
-                        tier=tier.name,
-                        hint="Rename one: ingest it under another name and forget the old one",
-                    )
-                written = tier.store.stat(catalog.record_key(name, version)).modified_seconds
-                times = [known.created_seconds if known else None, written]
-                created = min((one for one in times if one is not None), default=None)
-                if known is not None:
-                    found[name, version] = replace(known, tiers=(*known.tiers, tier), created_seconds=created)
-                    continue
-                manifest = catalog.load(tier.store, name, version)[1]
-                holding = Holding(record, (tier,), manifest.nbytes, created)
-                if reads is not None:
-                    digests = manifest.table["digest"].to_pylist()
-                    holding = replace(
-                        holding, last_read_seconds=reads.last(digests), reads=reads.count(digests)
-                    )
-                found[name, version] = holding
-    return dict(sorted(found.items()))
+            try:
+                for version in catalog.versions(tier.store, name):
+                    found[name, version] = _held(tier, name, version, found.get((name, version)), reads)
+            except TieringError as error:
+                problems.setdefault(name, error)
+    return {key: found[key] for key in sorted(found) if key[0] not in problems}, problems
 
 
-def catalogue_of(stock: dict[tuple[str, int], Holding], tiers: tuple[Tier, ...]) -> Catalogue:
+def _held(tier: Tier, name: str, version: int, known: Holding | None, reads: Reads | None) -> Holding:
+    """A version on one more tier."""
+    record = catalog.record(tier.store, name, version)
+    if known is not None and known.record != record:
+        raise Conflict(
+            f"another corpus is called {name!r} on tier {known.tiers[0].name!r}",
+            tier=tier.name,
+            hint="Rename one: ingest it under another name and forget the old one",
+        )
+    written = tier.store.stat(catalog.record_key(name, version)).modified_seconds
+    times = [known.created_seconds if known else None, written]
+    created = min((one for one in times if one is not None), default=None)
+    if known is not None:
+        return replace(known, tiers=(*known.tiers, tier), created_seconds=created)
+    manifest = catalog.load(tier.store, name, version)[1]
+    holding = Holding(record, (tier,), manifest.nbytes, created)
+    if reads is None:
+        return holding
+    digests = manifest.table["digest"].to_pylist()
+    return replace(holding, last_read_seconds=reads.last(digests), reads=reads.count(digests))
+
+
+def catalogue_of(stock: Stock, tiers: tuple[Tier, ...]) -> Catalogue:
     """The table that rules are evaluated over."""
     held = [{tier.name for tier in holding.tiers} for holding in stock.values()]
     written = [holding.created_seconds for holding in stock.values()]
@@ -121,9 +129,11 @@ def run_lifecycle(
     """Do what the rules say; yields the result of each action. One that fails does not stop the next.
 
     Raises:
-        ConfigError: a rule needs what the tiers do not record. Conflict: see `take_stock`.
+        ConfigError: a rule needs what the tiers do not record.
     """
-    stock = take_stock(job.tiers, read_logs(job.access_logs))
+    stock, problems = take_stock(job.tiers, read_logs(job.access_logs))
+    for name, error in problems.items():
+        yield JobResult(f"{job.name}: {name}", "failed", error=error)
     try:
         outcome = apply_rules(job.rules, catalogue_of(stock, job.tiers), time.time())
     except ValueError as error:
@@ -153,7 +163,7 @@ def run_lifecycle(
                 places[name, version].remove(tiers[step.source])
         except TieringError as error:
             yield JobResult(label, "failed", error=error)
-    if idle:
+    if idle and not problems:
         yield JobResult(job.name, "nothing to do")
 
 

@@ -51,7 +51,8 @@ def normalise(schema: pa.Schema) -> pa.Schema:
 def encode_shard(table: pa.Table, block_rows: int) -> EncodedShard:
     """Encode one shard: a record batch for every `block_rows` rows, the last one may have fewer.
 
-    Equal rows give equal bytes, however the table is chunked. Beside the file, a block is copied at a time.
+    Equal rows give equal bytes, however the table is chunked, if what lies under nulls is equal too. Beside
+    the file, a block is copied at a time.
 
     Args:
         table: at least one row, with a schema that `normalise` leaves as it is.

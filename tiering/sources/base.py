@@ -1,7 +1,8 @@
 """What an ingest asks of its input.
 
 Invariant: a source has a fixed number of rows and a fingerprint; the same fingerprint means the same rows,
-so that an ingest that was killed can be finished by another one.
+so that an ingest that was killed can be finished by another one. Where that is not certain, all rows are
+compared with those of a corpus that is there.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Source(ABC):
     """Bytes of a row; a mean where rows differ."""
     fingerprint: str
     """Digest of what identifies the rows."""
+    is_certain: ClassVar[bool] = True
+    """Whether sources of one fingerprint surely give the same rows."""
     notes: Mapping[str, Any] = {}
     """What the user should know about the input, such as files left out."""
 

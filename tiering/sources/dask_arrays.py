@@ -28,6 +28,7 @@ class DaskArraySource(Source):
     """
 
     format: ClassVar[str] = "zarr"
+    is_certain: ClassVar[bool] = False  # names of Dask arrays may be given by hand, or be those of a path
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self.in_memory = not all(isinstance(array, da.Array) for array in arrays.values())

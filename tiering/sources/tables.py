@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler
 
 from tiering.digest import Hasher, digest
 from tiering.errors import Conflict, FormatError, NotFound, Unavailable, UsageError
@@ -131,6 +133,22 @@ class DatasetSource(Source):
         skip = start - int(self._starts[first])
         part = DatasetPart(tuple(self._pieces[first:last]), self.schema, skip, stop - start)
         return part() if self.in_memory else part
+
+
+_STATES: Final = (
+    "ETag",
+    "etag",
+    "md5",
+    "md5Hash",
+    "content_md5",
+    "generation",
+    "version_id",
+    "VersionId",
+    "LastModified",
+    "last_modified",
+    "created",
+)
+_HASHED_BYTES: Final = 8 << 20
 
 
 def parquet_source(paths: Sequence[str | os.PathLike[str]]) -> DatasetSource:
@@ -255,7 +273,28 @@ def _mark(fragment: pads.Fragment) -> tuple[str | int, ...]:
         table = fragment.to_table()
         return (_fingerprint(table.cast(normalise(table.schema))),)
     info = fragment.filesystem.get_file_info(fragment.path)
-    return fragment.path, info.size, info.mtime_ns
+    state = _state(fragment) if info.mtime_ns is None else info.mtime_ns
+    mark: tuple[str | int, ...] = (fragment.path, info.size, state)
+    if fragment.format != type(fragment.format)():  # which null values a CSV file has, say
+        mark = (*mark, digest(pickle.dumps(fragment.format)))
+    if (where := str(fragment.partition_expression)) != "true":  # columns that its folder has
+        mark = (*mark, where)
+    return mark
+
+
+def _state(fragment: pads.FileFragment) -> str:
+    """What tells versions of a file apart where it has no time: what its store says of it, or its bytes."""
+    handler = getattr(fragment.filesystem, "handler", None)
+    if isinstance(handler, FSSpecHandler):
+        told = handler.fs.info(fragment.path)
+        found = [f"{key}={told[key]}" for key in _STATES if told.get(key) is not None]
+        if found:
+            return " ".join(found)
+    with fragment.open() as file:
+        hasher = Hasher()
+        while data := file.read(_HASHED_BYTES):
+            hasher.update(data)
+    return hasher.hexdigest()
 
 
 def _check_rows(rows: int) -> int:

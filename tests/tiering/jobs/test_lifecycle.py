@@ -15,7 +15,7 @@ import pytest
 from tests.tiering.corpora import small_arrow
 from tiering import catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
-from tiering.errors import ConfigError, Conflict, FormatError, LastCopy, NotFound, UsageError
+from tiering.errors import ConfigError, Conflict, Corrupt, FormatError, LastCopy, NotFound, UsageError
 from tiering.jobs.lock import job_lock
 from tiering.jobs.result import JobResult
 from tiering.jobs.run import run_jobs
@@ -295,3 +295,15 @@ def test_job_file_below_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be opened: Not a directory"), job_lock(tmp_path / "file/x"):
         pass
+
+
+def test_corpus_whose_manifest_is_damaged_stops_no_other(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        put(tmp_path, "disk", name, days=31)
+    (manifest,) = (tmp_path / "disk/bad/.tiering/manifests").iterdir()
+    manifest.write_bytes(b"rot")
+    told = {result.job: result for result in run(job(tmp_path, COOL))}
+    assert isinstance(told.pop("nightly: bad").error, Corrupt)
+    assert {name: result.status for name, result in told.items()} == {
+        "nightly: move good v1 disk to lake": "done"
+    }
