@@ -105,7 +105,8 @@ def check_held(store: Store, name: str, claim: Claim) -> None:
     Whoever claims the name after that deletes it.
     """
     found = claims(store, name).read(claim.number)
-    if found is None or found.token != claim.token or found.released or found.owner.is_dead():
+    ended = claim.owner != process.current() and claim.owner.is_dead()
+    if ended or found is None or found.token != claim.token or found.released:
         raise Conflict(
             f"the claim on corpus {name!r} under which this is written is not held any more",
             tier=store.name,
@@ -115,9 +116,9 @@ def check_held(store: Store, name: str, claim: Claim) -> None:
 
 
 @contextmanager
-def version_held(target: Tier, name: str, record: Record) -> Iterator[None]:
+def version_held(target: Tier, name: str, record: Record) -> Iterator[Claim]:
     """Hold `name` on a tier for this version; raises `Conflict` where the version is another one there."""
-    with claimed(target.store, name, record.manifest, shared=True):
+    with claimed(target.store, name, record.manifest, shared=True) as claim:
         if (
             catalog.is_published(target.store, name, record.version)
             and catalog.record(target.store, name, record.version) != record
@@ -125,7 +126,7 @@ def version_held(target: Tier, name: str, record: Record) -> Iterator[None]:
             raise Conflict(
                 f"another corpus is called {name!r} there", tier=target.name, hint="Choose another tier"
             )
-        yield
+        yield claim
 
 
 def _parse(number: int, fields: dict[str, Any]) -> Claim:

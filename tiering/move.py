@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tiering import catalog
 from tiering.catalog import Record
-from tiering.claim import version_held
+from tiering.claim import Claim, check_held, version_held
 from tiering.corpus import Corpus, open_corpus
 from tiering.errors import Conflict
 from tiering.manifest import decode
@@ -53,17 +54,27 @@ def copy_batch(
     sizes: Sequence[int],
     digests: Sequence[str],
     *,
-    final_bytes: int | None,
+    claim: Claim | None,
+    final_bytes: int,
 ) -> BatchResult:
     """Copy and verify some shards of corpus `name`; the task of a move.
 
-    With `final_bytes`, the task holds the name and that much room on the target itself, because nobody holds
-    them for the whole move.
+    Without `claim`, under which the whole move is done, the task holds the name and room for `final_bytes` on
+    the target itself.
     """
-    with contextlib.nullcontext() if final_bytes is None else _held(target, name, record, final_bytes):
+    held = _held(target, name, record, final_bytes) if claim is None else contextlib.nullcontext(claim)
+    with held as mine:
         moved = skipped = nbytes = 0
         for key, size, expected in zip(keys, sizes, digests, strict=True):
-            if copy_verified(source.store, target.store, f"{name}/{key}", size, expected) == "moved":
+            outcome = copy_verified(
+                source.store,
+                target.store,
+                f"{name}/{key}",
+                size,
+                expected,
+                before_write=partial(check_held, target.store, name, mine),
+            )
+            if outcome == "moved":
                 moved += 1
                 nbytes += size
             else:
@@ -116,11 +127,11 @@ def finish(
 
 
 @contextlib.contextmanager
-def _held(target: Tier, name: str, record: Record, final_bytes: int) -> Iterator[None]:
+def _held(target: Tier, name: str, record: Record, final_bytes: int) -> Iterator[Claim]:
     """Hold the name on the target, and the room of the whole copy."""
 
     def final(present: Mapping[str, int]) -> int:
         return max(final_bytes, sum(present.values()))
 
-    with version_held(target, name, record), room_held(target, name, final):
-        yield
+    with version_held(target, name, record) as claim, room_held(target, name, final):
+        yield claim

@@ -21,7 +21,7 @@ from dask.utils import format_bytes, format_time
 from distributed import Client
 
 from tiering import catalog
-from tiering.claim import version_held
+from tiering.claim import Claim, version_held
 from tiering.corpus import Corpus, need_corpus
 from tiering.digest import digest
 from tiering.errors import Conflict, LastCopy, UsageError
@@ -66,6 +66,8 @@ class MovePlan:
     @cached_property
     def requests(self) -> int:
         """Requests for shards and documents to the source and the target, of any kind.
+
+        With each shard that is written goes a look at the claim.
 
         Some dozens more are of claims, reservations and listings, however large the corpus.
         """
@@ -142,7 +144,7 @@ class MovePlan:
         return (
             _gets(copied, self.corpus.tier),
             _puts(copied, self.target) + small,
-            self._read_backs * _gets(everything, self.target) + looks,
+            self._read_backs * _gets(everything, self.target) + looks + len(copied),
             len(everything) + small if self.release else 0,
         )
 
@@ -158,11 +160,11 @@ class MovePlan:
             yield self.steps.slice(start, stop - start)
             start = stop
 
-    def tasks(self, *, final_bytes: int | None = None) -> Iterator[Delayed]:
+    def tasks(self, *, claim: Claim | None = None, final_bytes: int = 0) -> Iterator[Delayed]:
         """The copying tasks, one a batch.
 
-        With `final_bytes`, what the corpus's folder will hold at the end, each task holds the name and that
-        room on the target by itself.
+        They write as long as the claim is held. Without one, each task holds the name by itself, and room for
+        `final_bytes`, what the corpus's folder will hold at the end.
         """
         task = delayed(copy_batch, pure=False)
         for batch in self.batches():
@@ -174,6 +176,7 @@ class MovePlan:
                 batch["key"].to_pylist(),
                 batch["nbytes"].to_pylist(),
                 batch["digest"].to_pylist(),
+                claim=claim,
                 final_bytes=final_bytes,
             )
 
@@ -230,14 +233,14 @@ class MovePlan:
             return MoveReport(0, self.steps.num_rows, 0, time.monotonic() - started)
         _look(corpus, target, give_up=self.release)
         with (
-            version_held(target, corpus.name, corpus.record),
+            version_held(target, corpus.name, corpus.record) as claim,
             room_held(target, corpus.name, self.final_bytes),
             choose_client(client, self.nbytes, (corpus.tier, target)) as chosen,
             track(
                 f"{corpus.name}: {corpus.tier.name} to {target.name}", self.nbytes, chosen, progress
             ) as bar,
         ):
-            for result in run_tasks(self.tasks(), chosen):
+            for result in run_tasks(self.tasks(claim=claim), chosen):
                 results.append(result)
                 bar.advance(result.nbytes)
             publish_copy(corpus.tier, target, corpus.name, corpus.record)

@@ -7,7 +7,7 @@ digest that the manifest names.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from tiering.digest import Buffer, Hasher, digest
@@ -102,11 +102,24 @@ def put_verified(store: Store, key: str, buffers: Sequence[Buffer], nbytes: int,
     return "moved"
 
 
-def copy_verified(source: Store, target: Store, key: str, nbytes: int, expected: str) -> Outcome:
-    """Copy one object from tier to tier; nothing is read from the source when the target has it."""
+def copy_verified(
+    source: Store,
+    target: Store,
+    key: str,
+    nbytes: int,
+    expected: str,
+    *,
+    before_write: Callable[[], None] | None = None,
+) -> Outcome:
+    """Copy one object from tier to tier; nothing is read from the source when the target has it.
+
+    What `before_write` raises, when the bytes are here and right, prevents it.
+    """
     if _has_verified(target, key, nbytes, expected):
         return "skipped"
     data = memoryview(read_verified(source, key, nbytes, expected)).toreadonly()  # so nobody need copy it
+    if before_write is not None:
+        before_write()
     write_verified(target, key, [data], nbytes, expected)
     return "moved"
 

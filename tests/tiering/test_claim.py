@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tiering.corpora import dead, objects, python, wrapped
-from tiering import Tier, process
-from tiering.claim import Claim, check_held, claimed, claims
+from tests.tiering.corpora import dead, objects, python, small, wrapped
+from tiering import Tier, plan_move, process
+from tiering.claim import Claim, check_held, claimed, claims, version_held
 from tiering.digest import Buffer, digest
 from tiering.errors import Conflict, Corrupt, FormatError, Locked, Unavailable, UnsupportedVersion
 from tiering.process import ProcessId
@@ -282,3 +282,13 @@ def test_a_task_that_outlives_its_claim_writes_nothing(lake: Tier) -> None:
         with pytest.raises(Conflict, match="not held any more"):
             check_held(lake.store, name, left)
         check_held(lake.store, name, other)
+
+
+def test_a_move_whose_claim_another_process_took_over_writes_nothing(lake: Tier, disk: Tier) -> None:
+    corpus = small(lake)
+    plan = plan_move(corpus, disk)
+    with version_held(disk, corpus.name, corpus.record) as claim:
+        tasks = list(plan.tasks(claim=claim))
+    with pytest.raises(Conflict, match="not held any more"):
+        tasks[0].compute(scheduler="synchronous")
+    assert not [key for key in objects(disk) if "/.tiering/" not in key]
