@@ -107,7 +107,12 @@ def _prefetcher(items: list[int], sizes: list[int], tier: TierModel, cache: Cach
     ahead = cache.lookahead_bytes
     if ahead is None:
         mean_bytes = sum(sizes) // len(sizes) if sizes else 0
-        ahead = 2 * bandwidth_delay_bytes(tier.latency_seconds, tier.bandwidth_bytes_per_second, mean_bytes)
+        if math.isinf(tier.bandwidth_bytes_per_second):  # then only the cache bounds what helps
+            ahead = cache.capacity_bytes
+        else:
+            ahead = 2 * bandwidth_delay_bytes(
+                tier.latency_seconds, tier.bandwidth_bytes_per_second, mean_bytes
+            )
     lookahead = Lookahead(ahead, most_bytes=max(ahead, cache.capacity_bytes)) if cache.adaptive else ahead
     if cache.policy == Integrated.name:
         largest: dict[int, int] = {}

@@ -52,6 +52,12 @@ def test_simulate_trace_shares_the_link_and_the_slots_between_fetches_ahead() ->
     assert (found.demand_fetches, found.fetches, found.waits) == (1, 3, 3)
 
 
+def test_simulate_trace_looks_as_far_ahead_as_the_cache_is_large_where_the_link_has_no_end() -> None:
+    found = simulate_trace([1, 2, 3], 4, TierModel(2.0, math.inf, slots=8), CacheModel(12, "integrated"))
+    assert found.lookahead_bytes == 12
+    assert found.stall_seconds == 2.0
+
+
 def test_simulate_trace_begins_the_next_fetch_while_the_reader_computes() -> None:
     tier = TierModel(2.0, math.inf, slots=1)
     cache = CacheModel(3, "integrated", 100)
@@ -306,7 +312,6 @@ def test_cache_model_refuses_what_cannot_be(arguments: dict[str, object], messag
         ({"arrival_seconds": [1.0, math.nan]}, "arrival_seconds must be at least 0 and finite"),
         ({"arrival_seconds": [1.0, 0.5]}, "arrival_seconds must never fall"),
         ({"cache": CacheModel(9, demand_slots=2)}, "demand_slots must be below 2"),
-        ({"tier": TierModel(1.0, math.inf)}, "bandwidth_bytes_per_second must be above 0 and finite"),
     ],
 )
 def test_simulate_trace_refuses_arguments_out_of_range(arguments: dict[str, object], message: str) -> None:

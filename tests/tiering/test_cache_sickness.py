@@ -249,6 +249,17 @@ def test_cache_that_falls_sick_gives_what_it_has(
     assert healthy.status().used_bytes == 2 * NBYTES
 
 
+def test_too_many_open_files_are_no_sickness(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = make(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "_write_temp", Breaks(OSError(24, "Too many open files")))
+        assert not put(nodes, 1)
+    assert put(nodes, 1)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("number", [1, 13, 30])
 def test_cache_folder_that_may_not_be_written_is_a_sickness(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int

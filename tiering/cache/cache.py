@@ -14,6 +14,7 @@ counts them: whoever opens it takes over what a crash kept from it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -252,9 +253,21 @@ class NodeCache:
         if is_damage(error) and not self._renewed:  # the next transaction makes the index anew
             self._renewed = True
             return
+        if _is_short_of_files(error):  # passes; until then the shard is read from its tier
+            log.info("node cache %s: %s", self.path, error)
+            return
         first, self._sick = not self._sick, True
         if first:
             log.warning("node cache %s takes no more shards; reading is slower: %s", self.path, error)
+
+
+def _is_short_of_files(error: BaseException | None) -> bool:
+    """Whether this process or machine has as many files open as it may."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
 
 
 class _FetchError(Exception):

@@ -75,6 +75,8 @@ def rotate_key(tier: Tier, name: str) -> bool:
             _rewrap(layer, INTERNAL)
         finally:
             line.give_back(mine)
+    if read_document(layer.inner, "") is not None:  # of objects that a user of the store put at its root
+        _rewrap(layer, "")
     return rotated
 
 

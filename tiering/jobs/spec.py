@@ -160,7 +160,11 @@ def _read_lifecycle(table: Table, tiers: Config) -> LifecycleJob:
         if table.where not in message:
             message = f"{table.where}: {message}"
         raise ConfigError(message, hint=f"Example: {example}") from None
-    return LifecycleJob(name, loaded, places, tuple(Path(log).expanduser() for log in logs))
+    try:
+        paths = tuple(Path(log).expanduser() for log in logs)
+    except RuntimeError as error:
+        raise ConfigError(f"{table.where}.access_logs: {error}", hint="Give the whole path") from None
+    return LifecycleJob(name, loaded, places, paths)
 
 
 def _tier(tiers: Config, table: Table, key: str, example: str) -> Tier:

@@ -65,7 +65,8 @@ def check_extents(
     for info in store.list():
         with contextlib.suppress(NotFound), store.pinned(info.key) as entry:
             header = _header_problem(store, medium, entry)
-            data = _data_problem(medium, entry) if deep else None
+            known = "a scan found its data damaged" if entry.damaged else None
+            data = _data_problem(medium, entry) if deep else known
             if (header or data) and store.stat(
                 entry.key
             ).etag == info.etag:  # else replaced while it was read

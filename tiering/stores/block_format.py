@@ -161,7 +161,10 @@ def index_path_of(path: Path, index_path: Path | None, *, is_device: bool) -> Pa
     if index_path is None and is_device:
         hint = "Give index_path, a file on a local file system that outlives a reboot"
         raise UsageError(f"device {path} has no place beside it for an index", hint=hint)
-    return index_path or path.with_name(f"{path.name}.index")
+    found = index_path or path.with_name(f"{path.name}.index")
+    if found.resolve() == path.resolve():
+        raise UsageError(f"{path} cannot be its own index", hint=f"Example: {path.name}.index")
+    return found
 
 
 def _format(medium: Medium, nbytes: int | None, index_path: Path, *, force: bool) -> VolumeInfo:

@@ -263,6 +263,14 @@ def test_nothing_is_written_under_a_key_that_others_destroyed(make_encrypted: Ma
     assert make_encrypted("lake", prices={"put_1000": 1.0}).store.read("web/s") == b"of another corpus"
 
 
+def test_rotation_takes_the_key_of_objects_at_the_root_too(make_encrypted: MakeTier) -> None:
+    lake = make_encrypted("lake")
+    small(lake)
+    lake.store.write("note.txt", [b"hello"])
+    assert rotate_key(make_encrypted("lake", 2, 1), "web")
+    assert make_encrypted("lake", 2).store.read("note.txt") == b"hello"
+
+
 class OneWay:
     """A key service that lets its caller encrypt and not decrypt, or that breaks what it wraps."""
 

@@ -224,8 +224,10 @@ def test_data_that_could_not_be_read_at_a_scan_are_read_when_they_can(path: Path
         offset = store.locate("k").offset
     patch_file(path, offset + 5, bytes([DATA[5] ^ 1]))
     path.with_name(f"{path.name}.index").unlink()
-    with BlockStore("blocks", path) as store, pytest.raises(Corrupt, match="found its data damaged"):
-        store.read("k")
+    with BlockStore("blocks", path) as store:
+        assert [problem.key for problem in store.check(deep=False)] == ["k"]
+        with pytest.raises(Corrupt, match="found its data damaged"):
+            store.read("k")
     patch_file(path, offset + 5, DATA[5:6])
     with BlockStore("blocks", path) as store:
         assert store.read("k") == DATA

@@ -131,3 +131,10 @@ def test_grow_sees_what_lies_anywhere_behind_the_volume(path: Path) -> None:
             store.grow(8 * MIB)
         assert path.stat().st_size == 16 * MIB
         assert store.grow(8 * MIB, force=True).nbytes == 8 * MIB
+
+
+def test_volume_is_not_its_own_index(tmp_path: Path) -> None:
+    path = tmp_path / "volume.img"
+    with pytest.raises(UsageError, match="cannot be its own index"):
+        format_volume(path, 4 * MIB, index_path=path)
+    assert not path.exists()
