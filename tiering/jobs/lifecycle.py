@@ -159,8 +159,6 @@ def run_lifecycle(
             yield _act(label, step, corpus, target, client, dry_run, progress)
             if target is not None:
                 places[name, version].append(target)
-            if step.kind != "copy":
-                places[name, version].remove(tiers[step.source])
         except TieringError as error:
             yield JobResult(label, "failed", error=error)
     if idle and not problems:
