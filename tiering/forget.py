@@ -64,9 +64,8 @@ def forget(
     intent = digest(f"forget {last.record.manifest}".encode())
     with contextlib.ExitStack() as held:
         held.enter_context(name_held(last, tier, intent, "forgotten"))
-        doomed = _wanted(
-            tier, name, version, copies
-        )  # again: others may have forgotten some before we held it
+        # Again: others may have forgotten some before we held the name.
+        doomed = _wanted(tier, name, version, copies)
         if doomed[-1].version == catalog.head(tier.store, name).version and not last_copy:
             held.enter_context(proven(doomed[-1], tier, min_copies=min_copies, copies=copies, client=client))
         return sum(drop_version(corpus, tier) for corpus in doomed)
