@@ -168,9 +168,7 @@ def run_lifecycle(
 def _check_newer(corpus: Corpus, places: dict[tuple[str, int], list[Tier]]) -> None:
     """Raise `LastCopy` where a last copy would go and newer versions are in memory only."""
     newer = [
-        held
-        for (name, version), held in places.items()
-        if (name, version) > (corpus.name, corpus.version) and name == corpus.name
+        held for (name, version), held in places.items() if name == corpus.name and version > corpus.version
     ]
     if not any(is_lasting_beside(tier, corpus.tier) for held in newer for tier in held):
         raise LastCopy(

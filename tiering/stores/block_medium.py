@@ -334,8 +334,8 @@ def _lock_backing(path: Path, tier: str | None, *, shared: bool) -> int | None:
     is_part = (device / "partition").exists()
     disk = device.parent if is_part else device
     try:
-        fd = os.open(_backing_file(disk), os.O_RDONLY | os.O_CLOEXEC)
         is_part = is_part or (disk / "loop/offset").read_text().strip() != "0"
+        fd = os.open(_backing_file(disk), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

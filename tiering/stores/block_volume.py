@@ -241,9 +241,9 @@ class Volume:
             self._space.give(offset, span)
 
     def _bury_surely(self, old: Entry) -> None:
-        """Bury what was replaced or deleted. Whatever prevents it, the next opening does it: no more changes.
+        """Bury what was replaced or deleted, or allow no more changes: the next opening buries it.
 
-        A newer header of its key would hide the one that is left only until it is buried itself.
+        Were the newer object of its key deleted before that, a scan would find the older one.
         """
         try:
             self._bury(old.offset, old.span)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.tiering.corpora import small_arrow
-from tiering import catalog, ingest, open_corpus, open_tier, plan_move, verify
+from tiering import Tier, catalog, ingest, open_corpus, open_tier, plan_move, verify
 from tiering.config import Config
 from tiering.errors import ConfigError, Conflict, Corrupt, FormatError, LastCopy, NotFound, UsageError
 from tiering.jobs.lock import job_lock
@@ -167,11 +167,17 @@ def test_copy_then_release_keeps_the_copies_that_rules_want(tmp_path: Path) -> N
     assert held(tmp_path) == {"archive": ["old"], "disk": [], "lake": ["old"]}
 
 
-def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path: Path) -> None:
-    lake = open_tier(tmp_path / "lake", "lake")
+def two_versions(folder: Path) -> Tier:
+    """The lake, with versions 1 and 2 of a corpus of which the second has fewer rows."""
+    lake = open_tier(folder / "lake", "lake")
     small_arrow(lake, rows=24)
-    newer = small_arrow(open_tier(tmp_path / "disk", "disk"), rows=20)
+    newer = small_arrow(open_tier(folder / "disk", "disk"), rows=20)
     catalog.publish(lake.store, "text", 2, newer.contents, newer.contents.encode())
+    return lake
+
+
+def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path: Path) -> None:
+    lake = two_versions(tmp_path)
     old = 'name = "old"\naction = "forget"\ntier = "lake"\nkeep_newest = 1\n'
     tiers = 'tiers = ["archive", "lake"]\n'
     assert [r.status for r in run(job(tmp_path, old, extra=tiers))] == ["nothing to do"]
@@ -182,10 +188,7 @@ def test_old_versions_are_forgotten_and_their_last_copy_only_where_told(tmp_path
 
 
 def test_version_that_one_rule_moves_and_another_forgets_is_forgotten(tmp_path: Path) -> None:
-    lake = open_tier(tmp_path / "lake", "lake")
-    small_arrow(lake, rows=24)
-    newer = small_arrow(open_tier(tmp_path / "disk", "disk"), rows=20)
-    catalog.publish(lake.store, "text", 2, newer.contents, newer.contents.encode())
+    lake = two_versions(tmp_path)
     away = 'name = "away"\naction = "move"\ntier = "lake"\nto = "archive"\n'
     old = 'name = "old"\naction = "forget"\nkeep_newest = 1\nmin_copies = 0\n'
     results = run(job(tmp_path, away, old, extra='tiers = ["archive", "lake"]\n'))
